@@ -1,0 +1,1 @@
+"""Measurements, each `python -m bench.<name>` with `--help` and `--check`."""

@@ -1,0 +1,1 @@
+"""One target, from pixels to a calibrated classifier. Needs torch, torchvision, timm and safetensors; never Ray."""

@@ -1,0 +1,64 @@
+"""Batches: which films of the memory-mapped cache come when, and their targets.
+
+In: DATASET's `images.u8` (already opened) and `targets.npz`; out: normalised batches on the training device. No worker
+processes: indexing the map copies just the films of one batch.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from models.config import TrainConfig
+from models.targets import Targets
+
+STREAM = 0  # film order; augmentation draws from another stream
+PARTS = (
+    "train",
+    "select",
+    "calibrate",
+    "test",
+)  # the same words as pathologies.splits, which a trainer does not import
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pixels:
+    """The cache and how its bytes become network input: (value / 255 - mean) / std, reduced to `size` pixels a side."""
+
+    images: np.ndarray  # N x H x W uint8, a read-only map
+    mean: float
+    std: float
+    size: int
+    device: str
+
+    def batch(self, rows: np.ndarray, size: int | None = None) -> Tensor:
+        """Films `rows` as N x 1 x size x size floats on the device; `size`: none for the full one."""
+        order = np.argsort(rows)  # ascending reads are kinder to a cold page cache
+        films = np.empty((len(rows), *self.images.shape[1:]), np.uint8)
+        films[order] = self.images[rows[order]]
+        return normalise(torch.from_numpy(films).to(self.device), self.mean, self.std, size or self.size)
+
+
+def normalise(films: Tensor, mean: float, std: float, size: int) -> Tensor:
+    """N x H x W uint8 -> N x 1 x size x size float32 in channels_last order."""
+    pixels = films[:, None].to(torch.float32).sub_(255 * mean).div_(255 * std)
+    if pixels.shape[-1] != size:
+        pixels = functional.interpolate(pixels, size=(size, size), mode="bilinear", antialias=True)
+    return pixels.contiguous(memory_format=torch.channels_last)
+
+
+def epoch_order(targets: Targets, positions: np.ndarray, config: TrainConfig, epoch: int) -> np.ndarray:
+    """Positions in one epoch's order, from (seed, epoch) alone; an incomplete last batch is filled from the front.
+
+    A batch of one film would break batch normalisation, and dropping the rest would leave films unseen.
+    """
+    draws = np.random.default_rng([STREAM, config.seed, epoch])
+    share = targets.draw[positions].astype(np.float64)
+    if np.ptp(share) > 0:  # a sampler other than the natural one: drawn with replacement
+        order = draws.choice(positions, size=len(positions), p=share / share.sum())
+    else:
+        order = draws.permutation(positions)
+    rest = -len(order) % config.batch_size
+    return np.concatenate([order, np.resize(order, rest)]) if rest else order

@@ -1,0 +1,145 @@
+"""The trained single-target artefact, ready to use: networks, their combination, calibration and operating point.
+
+In: a finding's entry of a bundle and its weight files. Out: logits and calibrated probabilities of prepared films. Used
+by the bundle's reader, and on its own. Always fp32, so that a machine without bf16 gives the same answers.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load
+from torch import Tensor, nn
+from torch.nn import functional
+
+from models.batches import normalise
+from models.blends import Blend
+from models.calibration import Calibration
+from models.network import build_network
+
+# Shifts (rows, columns, as shares of the side) and sizes of the copies that a member with `copies` looks at: within
+# what training's augmentation draws, and never a mirror image, since the heart has a side.
+COPIES = ((0.03, 0.03, 1.0), (-0.03, -0.03, 1.0), (0.0, 0.0, 1.06), (0.0, 0.0, 0.94))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Member:
+    """One column of logits: a network, the side length that it was trained at, and how it is asked."""
+
+    network: nn.Module
+    size: int  # pixels
+    column: int = 0  # which output, of a network that answers for several findings
+    copies: bool = False  # the mean over shifted and zoomed copies of the film instead of the film itself
+
+    def logits(self, batch: Tensor) -> np.ndarray:
+        """N x 1 x size x size normalised films -> N logits."""
+        looks = [moved(batch, copy) for copy in COPIES] if self.copies else [batch]
+        return np.mean([self._ask(look) for look in looks], axis=0)
+
+    def _ask(self, batch: Tensor) -> np.ndarray:
+        answer = self.network(batch).float()
+        return (answer if answer.ndim == 1 else answer[:, self.column]).cpu().numpy().astype(np.float64)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Classifier:
+    """One finding. `entry` is its part of `bundle.json`."""
+
+    slug: str
+    members: tuple[Member, ...]
+    blend: Blend
+    mean: float
+    std: float
+    calibration: Calibration
+    entry: Mapping[str, Any]
+    device: str
+
+    @property
+    def threshold(self) -> float | None:
+        """Of the default operating point; None where no threshold is useful."""
+        point = self.entry["operating_points"][self.entry["operating_point"]]
+        return point["threshold"] if point["useful"] else None
+
+    def columns(self, films: np.ndarray) -> np.ndarray:
+        """N x H x W uint8 films, prepared as the bundle's input contract says -> N x members logits."""
+        pixels = torch.from_numpy(np.array(films)).to(self.device)  # a copy: films of a read-only map are not writable
+        batches: dict[int, Tensor] = {}
+        found = np.empty((len(films), len(self.members)))
+        with torch.inference_mode():
+            for index, member in enumerate(self.members):
+                if member.size not in batches:
+                    batches[member.size] = normalise(pixels, self.mean, self.std, member.size)
+                found[:, index] = member.logits(batches[member.size])
+        return found
+
+    def combine(self, columns: Mapping[str, np.ndarray]) -> np.ndarray:
+        """N scores from the members' logits (slug -> N x members) of this finding, or of all it is stacked from."""
+        if self.blend.inputs:
+            return self.blend.apply(np.column_stack([columns[slug].mean(axis=1) for slug in self.blend.inputs]))
+        return self.blend.apply(columns[self.slug])
+
+    def logits(self, films: np.ndarray) -> np.ndarray:
+        """N x H x W uint8 films -> N blended logits. ValueError for a finding that is stacked from several."""
+        if self.blend.inputs:
+            raise ValueError(
+                f"{self.slug} is stacked from {', '.join(self.blend.inputs)}, so it has no answer on its own. "
+                "Ask the whole bundle: load_bundle(folder).logits(films)."
+            )
+        return self.blend.apply(self.columns(films))
+
+    def probability(self, films: np.ndarray) -> np.ndarray:
+        """N calibrated probabilities in [0, 1], before any consistency step of the bundle."""
+        return self.calibration.apply(self.logits(films))
+
+
+def moved(batch: Tensor, copy: tuple[float, float, float]) -> Tensor:
+    """A copy of the films shifted by shares of the side and resized about the centre; the border is repeated."""
+    down, right, size = copy
+    theta = batch.new_tensor([[1 / size, 0.0, -2 * right / size], [0.0, 1 / size, -2 * down / size]])
+    grid = functional.affine_grid(theta.expand(len(batch), 2, 3), list(batch.shape), align_corners=False)
+    return functional.grid_sample(batch, grid, mode="bilinear", padding_mode="border", align_corners=False)
+
+
+def load_classifier(
+    slug: str, entry: Mapping[str, Any], contract: Mapping[str, Any], folder: Path, device: str
+) -> Classifier:
+    """Read one finding of the bundle in `folder`. Errors: an absent or a wrong weight file."""
+    networks: dict[str, nn.Module] = {}
+    for model in entry["models"]:
+        if model["file"] not in networks:  # a film and its copies are asked of the same network
+            networks[model["file"]] = read_network(folder / model["file"], model, device)
+    members = tuple(
+        Member(
+            network=networks[model["file"]],
+            size=model["image_size"],
+            column=model.get("column", 0),
+            copies=model.get("copies", False),
+        )
+        for model in entry["models"]
+    )
+    return Classifier(
+        slug=slug,
+        members=members,
+        blend=Blend.from_dict(entry.get("blend") or {"method": entry["combine"]}),
+        mean=contract["pixel_mean"],
+        std=contract["pixel_std"],
+        calibration=Calibration.from_dict(entry["calibration"]),
+        entry=entry,
+        device=device,
+    )
+
+
+def read_network(path: Path, model: Mapping[str, Any], device: str) -> nn.Module:
+    """A network from its weight file; `model` has its backbone and the file's sha256."""
+    if not path.is_file():
+        raise FileNotFoundError(f"The bundle lacks {path}. Copy the whole folder, weights included.")
+    data = path.read_bytes()
+    if hashlib.sha256(data).hexdigest() != model["sha256"]:
+        raise ValueError(f"{path} is not the file that the bundle was made with (its hash differs). Copy it again.")
+    network = build_network(model["backbone"])
+    network.load_state_dict(load(data))
+    return network.to(device, memory_format=torch.channels_last).eval()

@@ -1,0 +1,49 @@
+"""Where and how a network computes: device, number format, threads. Resolved from the config and the processor's flags.
+
+Never timed and never taken from how much else is running, so that the same config gives the same weights again.
+"""
+
+import contextlib
+import dataclasses
+import logging
+from contextlib import AbstractContextManager
+
+import torch
+
+from models.config import TrainConfig
+from models.processor import cpu_precision
+
+log = logging.getLogger(__name__)
+
+
+def resolve(config: TrainConfig) -> TrainConfig:
+    """The config with `device` and `precision` made definite. Errors: a CUDA device that is not there."""
+    device = available_device(config.device)
+    precision = config.precision
+    if precision == "auto":
+        precision = cpu_precision()
+        if device.startswith("cuda"):
+            precision = "bf16" if torch.cuda.is_bf16_supported() else "fp32"
+    return dataclasses.replace(config, device=device, precision=precision)
+
+
+def available_device(device: str) -> str:
+    """`device` with `auto` made definite. Errors: a name that torch does not know, a CUDA device that is not there."""
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if device.partition(":")[0] not in ("cpu", "cuda"):
+        raise ValueError(f"Unknown device {device!r}. Known: auto, cpu, cuda, cuda:0, cuda:1, ...")
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise ValueError(f"device={device}, but torch {torch.__version__} finds no GPU here. Use device=cpu or auto.")
+    return device
+
+
+def set_threads(threads: int) -> None:
+    torch.set_num_threads(threads)
+    with contextlib.suppress(RuntimeError):  # the pool between operators can be sized only before its first use
+        torch.set_num_interop_threads(1)
+
+
+def autocast(config: TrainConfig) -> AbstractContextManager:
+    kind = torch.device(config.device).type
+    return torch.autocast(kind, dtype=torch.bfloat16, enabled=config.precision == "bf16")

@@ -1,0 +1,198 @@
+"""From the bytes of a DICOM radiograph to what a viewer shows: modality LUT, VOI LUT or window, inversion, 0..255.
+
+In: bytes. Out: uint8, height x width. Called by `models.images.decode`. The order and the formulas are those of the
+DICOM standard PS3.3, sections C.11.1 (modality LUT), C.11.2 (VOI LUT and window), C.7.6.3.1.2 (photometric
+interpretation) and C.11.6 (presentation LUT shape). A file that cannot be used is a ValueError that says the reason.
+"""
+
+import io
+import logging
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from pydicom.dataset import Dataset
+
+logger = logging.getLogger(__name__)
+
+
+def is_dicom(data: bytes) -> bool:
+    """Whether the bytes carry DICOM's mark after the preamble (PS3.10, section 7.1)."""
+    return data[128:132] == b"DICM"
+
+
+def decode_dicom(data: bytes, *, max_pixels: int) -> np.ndarray:
+    """One grey frame as uint8, height x width. ValueError with the reason when it cannot be used."""
+    dataset = _read(data)
+    _check(dataset, max_pixels)
+    stored = _read_stored(dataset)
+    values = _apply_modality(stored, dataset)
+    shown = np.rint(_apply_voi(values, dataset, _outside_padding(stored, dataset)) * 255).astype(np.uint8)
+    # Either sign says the same thing: a DX image in MONOCHROME1 carries INVERSE as well (PS3.3 C.8.11.3.1.2), and is
+    # inverted once, after the VOI LUT. 255 - x is minimum + maximum - x of the scaled range.
+    inverted = dataset.PhotometricInterpretation == "MONOCHROME1" or dataset.get("PresentationLUTShape") == "INVERSE"
+    return 255 - shown if inverted else shown
+
+
+def _read(data: bytes) -> "Dataset":
+    import pydicom
+
+    try:
+        dataset = pydicom.dcmread(io.BytesIO(data), force=True)
+        if "TransferSyntaxUID" not in dataset.file_meta:  # a bare data set, of which pydicom guessed the encoding
+            implicit, _ = dataset.original_encoding
+            uid = pydicom.uid.ImplicitVRLittleEndian if implicit else pydicom.uid.ExplicitVRLittleEndian
+            dataset.file_meta.TransferSyntaxUID = uid
+    except MemoryError:
+        raise
+    except Exception as error:  # bytes from outside can fail the parser in any way; it is this file's fault
+        raise ValueError("damaged DICOM") from error
+    if "PixelData" not in dataset:
+        # pydicom gives nothing at all when the file ends within compressed pixels.
+        cut = "Rows" in dataset or (is_dicom(data) and not len(dataset))
+        raise ValueError("truncated" if cut else "not an image (DICOM without pixels)")
+    return dataset
+
+
+def _check(dataset: "Dataset", max_pixels: int) -> None:
+    needed = ("Rows", "Columns", "BitsAllocated", "BitsStored", "PhotometricInterpretation")
+    missing = [name for name in needed if dataset.get(name) in (None, "")]
+    if missing:
+        raise ValueError(f"damaged DICOM (no {', '.join(missing)})")
+    if dataset.BitsAllocated not in (8, 16) or not 1 <= dataset.BitsStored <= dataset.BitsAllocated:
+        raise ValueError(f"{dataset.BitsStored} of {dataset.BitsAllocated} bits per DICOM pixel; 8 or 16 are read")
+    if dataset.Rows * dataset.Columns > max_pixels:
+        raise ValueError(f"too large (more than {max_pixels // 1_000_000} million pixels)")
+    if int(dataset.get("NumberOfFrames") or 1) != 1:
+        raise ValueError(f"{dataset.NumberOfFrames} frames in one DICOM file; a radiograph has one")
+    if dataset.PhotometricInterpretation not in ("MONOCHROME1", "MONOCHROME2"):
+        raise ValueError(f"colour DICOM ({dataset.PhotometricInterpretation}); a radiograph is MONOCHROME1 or 2")
+
+
+def _read_stored(dataset: "Dataset") -> np.ndarray:
+    """Stored pixel values as int32 within BitsStored (PS3.5, section 8.1.1)."""
+    compressed = _check_decoder(dataset)
+    if not compressed and len(dataset.PixelData) * 8 < dataset.Rows * dataset.Columns * dataset.BitsAllocated:
+        raise ValueError("truncated")
+    stored, bits = _decode_pixels(dataset).astype(np.int32), int(dataset.BitsStored)
+    top = bits - 1 if compressed else int(dataset.get("HighBit", bits - 1))
+    if dataset.get("PixelRepresentation") == 1:
+        return stored << (31 - top) >> (32 - bits)  # the sign is bit `top`, whatever lies above it
+    if stored.max() >= 2**bits:
+        stored >>= max(0, top + 1 - bits)  # older files keep their bits at the top of the word
+    if stored.max() >= 2**bits:
+        # Not masked: where BitsStored is wrong, as it often is, a mask would wrap the brightest pixels round to black.
+        logger.warning("DICOM pixels up to %d exceed BitsStored=%d: clipped", stored.max(), bits)
+        stored = np.minimum(stored, 2**bits - 1)
+    return stored
+
+
+def _decode_pixels(dataset: "Dataset") -> np.ndarray:
+    from pydicom.pixels import pixel_array
+
+    try:
+        return pixel_array(dataset, correct_unused_bits=False)
+    except MemoryError:
+        raise
+    except Exception as error:  # a decoder plug-in can fail in any way on bytes from outside
+        raise ValueError("damaged DICOM pixels") from error
+
+
+def _check_decoder(dataset: "Dataset") -> bool:
+    """Whether the pixels are compressed. ValueError naming what to install when no plug-in can read them."""
+    from pydicom.pixels import get_decoder
+
+    syntax = dataset.file_meta.TransferSyntaxUID
+    if not syntax.is_compressed:
+        return False
+    try:
+        decoder = get_decoder(syntax)
+    except NotImplementedError as error:
+        raise ValueError(f"DICOM compression '{syntax.name}' is not supported") from error
+    if not decoder.is_available:
+        plugins = "; or ".join(decoder.missing_dependencies)
+        raise ValueError(f"DICOM compression '{syntax.name}' needs a plug-in: {plugins}")
+    return True
+
+
+def _apply_modality(stored: np.ndarray, dataset: "Dataset") -> np.ndarray:
+    if dataset.get("ModalityLUTSequence"):
+        return _look_up(stored, dataset.ModalityLUTSequence[0], dataset)[0]
+    slope, intercept = float(dataset.get("RescaleSlope") or 1), float(dataset.get("RescaleIntercept") or 0)
+    return stored if (slope, intercept) == (1, 0) else stored.astype(np.float32) * slope + intercept
+
+
+def _apply_voi(values: np.ndarray, dataset: "Dataset", film: np.ndarray) -> np.ndarray:
+    """Values of interest as float 0..1: the VOI LUT, else the first window, else minimum..maximum within `film`."""
+    if dataset.get("VOILUTSequence"):
+        looked_up, table = _look_up(values, dataset.VOILUTSequence[0], dataset)
+        # The table's own range, not 2^bits: tables are found that declare 16 bits and hold 12.
+        return _scale(looked_up, float(table.min()), float(table.max()))
+    center, width = _first(dataset.get("WindowCenter")), _first(dataset.get("WindowWidth"))
+    if center is not None and width is not None:
+        function = str(dataset.get("VOILUTFunction") or "LINEAR").upper()
+        if width > 0 and (width >= 1 or function != "LINEAR"):
+            return _apply_window(values, center, width, function)
+        logger.warning("DICOM window width %s is not valid: minimum..maximum is shown", width)
+    return _scale(values, float(values[film].min()), float(values[film].max()))
+
+
+def _apply_window(values: np.ndarray, center: float, width: float, function: str) -> np.ndarray:
+    """PS3.3 C.11.2.1.2 (LINEAR) and C.11.2.1.3 (SIGMOID, LINEAR_EXACT), with an output range of 0..1."""
+    if function == "SIGMOID":
+        return 1 / (1 + np.exp(np.clip(-4 * (values.astype(np.float32) - center) / width, -80, 80)))
+    if function == "LINEAR":
+        center, width = center - 0.5, width - 1
+    return _scale(values, center - width / 2, center + width / 2)
+
+
+def _scale(values: np.ndarray, low: float, high: float) -> np.ndarray:
+    """low..high to 0..1, clipped; a step at `low` where the two are one."""
+    if high <= low:
+        return (values > low).astype(np.float32)
+    return np.clip((values.astype(np.float32) - low) / (high - low), 0, 1)
+
+
+def _outside_padding(stored: np.ndarray, dataset: "Dataset") -> np.ndarray:
+    """Mask of the pixels that are no padding (PS3.3 C.7.5.1.1.2); all of them where nothing else would be left."""
+    padding = dataset.get("PixelPaddingValue")
+    if not isinstance(padding, int):
+        return np.ones(stored.shape, bool)
+    limit = dataset.get("PixelPaddingRangeLimit")
+    limit = limit if isinstance(limit, int) else padding
+    film = (stored < min(padding, limit)) | (stored > max(padding, limit))
+    return film if film.any() else ~film
+
+
+def _look_up(values: np.ndarray, item: "Dataset", dataset: "Dataset") -> tuple[np.ndarray, np.ndarray]:
+    """`values` through a LUT (PS3.3 C.11.1.1.1): below its first mapped value the first entry, above its end the last.
+
+    pydicom's own functions are not used: `apply_voi` indexes an 8-bit table with 8 bits, whatever its length.
+    """
+    try:
+        entries, first, bits = (int(value) for value in item.LUTDescriptor)
+        table = item.LUTData
+    except (AttributeError, TypeError, ValueError) as error:
+        raise ValueError("damaged DICOM (LUT without descriptor or data)") from error
+    entries = entries or 2**16
+    if first >= 2**15 and dataset.get("PixelRepresentation") == 1:
+        first -= 2**16  # a signed value that was read as unsigned
+    if isinstance(table, bytes):
+        order = "<" if dataset.original_encoding[1] is not False else ">"
+        table = np.frombuffer(table, "u1" if bits <= 8 and len(table) < 2 * entries else f"{order}u2")
+    table = np.atleast_1d(np.asarray(table, dtype=np.int32))[:entries]
+    if not table.size:
+        raise ValueError("damaged DICOM (empty LUT)")
+    indices = np.clip(np.rint(values).astype(np.int32) - first, 0, table.size - 1)
+    return table[indices], table
+
+
+def _first(value: object) -> float | None:
+    """The first of a multi-valued DICOM number; None where it is absent, empty or not finite."""
+    if value is None or value == "":
+        return None
+    values = [value] if np.isscalar(value) else list(value)
+    number = float(values[0]) if values else math.nan
+    return number if math.isfinite(number) else None

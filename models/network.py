@@ -1,0 +1,111 @@
+"""Networks: one input channel, one logit. Any timm backbone by name; weights from timm, a file or a trained target.
+
+In: TrainConfig. Out: a torch module that maps N x 1 x H x W floats to N logits. Used by the trainer and the classifier.
+"""
+
+import difflib
+import logging
+import math
+from pathlib import Path
+
+import timm
+import torch
+from safetensors.torch import load_file
+from timm.models import adapt_input_conv
+from torch import Tensor, nn
+
+from models.config import TrainConfig
+
+log = logging.getLogger(__name__)
+
+
+class SingleLogit(nn.Module):
+    """A backbone with one output; forward returns N logits (not N x 1)."""
+
+    def __init__(self, backbone: nn.Module) -> None:
+        super().__init__()
+        self.backbone = backbone
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return self.backbone(pixels)[:, 0]
+
+
+def build_network(backbone: str, dropout: float = 0.0) -> SingleLogit:
+    """An untrained network. Errors: ValueError with the nearest names for a backbone that timm does not have."""
+    if not timm.is_model(backbone):
+        near = difflib.get_close_matches(backbone, timm.list_models(), n=4)
+        raise ValueError(
+            f"Unknown backbone {backbone!r}. Did you mean: {', '.join(near) or 'resnet18'}? "
+            "`python -c 'import timm; print(timm.list_models())'` lists them all."
+        )
+    return SingleLogit(timm.create_model(backbone, num_classes=1, in_chans=1, drop_rate=dropout))
+
+
+def initial_network(config: TrainConfig, prevalence: float) -> SingleLogit:
+    """The network that training starts from, its last bias at the log-odds of the prevalence (Lin et al. 2017, 3.3)."""
+    network = build_network(config.backbone, config.dropout)
+    if config.init:
+        _load_start(network, start_file(config.init))
+    elif config.pretrained.lower() == "true":
+        _load_imagenet(network, config.backbone)
+    elif config.pretrained.lower() not in ("false", ""):
+        _load_start(network, Path(config.pretrained))
+    bias = network.backbone.get_classifier().bias
+    if bias is not None:
+        share = min(max(prevalence, 1e-3), 1 - 1e-3)
+        nn.init.constant_(bias, math.log(share / (1 - share)))
+    return network
+
+
+def start_file(init: str) -> Path:
+    """The weight file that `init` names: a file, or the published weights in a target's folder of a run."""
+    path = Path(init)
+    candidates = [path, path / "weights.safetensors", path / "0" / "weights.safetensors"]
+    for candidate in candidates:
+        if candidate.is_file():
+            return candidate
+    raise FileNotFoundError(f"init={init}: no weights there. Looked for: {', '.join(map(str, candidates))}")
+
+
+def _load_imagenet(network: SingleLogit, backbone: str) -> None:
+    try:
+        source = timm.create_model(backbone, pretrained=True, num_classes=1, in_chans=1)
+    except Exception as error:  # timm passes on whatever the hub's client, the disk or the network raised
+        raise ValueError(
+            f"The ImageNet weights of {backbone!r} cannot be had here ({type(error).__name__}: {str(error)[:200]}). "
+            "Without a network, give a weight file instead: --set pretrained=/path/to/weights.safetensors"
+        ) from error
+    network.backbone.load_state_dict(source.state_dict())
+
+
+def _load_start(network: SingleLogit, path: Path) -> None:
+    """Load what fits of a weight file; its first convolution is folded to one channel, its last layer left out."""
+    if not path.is_file():
+        raise FileNotFoundError(f"No weight file at {path}. Give a .safetensors or .pth file of this backbone.")
+    try:
+        state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, weights_only=True)
+    except Exception as error:
+        raise ValueError(f"{path} cannot be read as weights: {error}") from error
+    state = {name.removeprefix("backbone."): value for name, value in state.get("state_dict", state).items()}
+    wanted = network.backbone.state_dict()
+    head = tuple(f"{name}." for name in _classifier_names(network.backbone))
+    taken = {}
+    for name, value in state.items():
+        if name not in wanted or name.startswith(head):
+            continue
+        if value.ndim == 4 and value.shape[1] == 3 and wanted[name].shape[1] == 1:
+            value = adapt_input_conv(1, value)  # the sum over the three channels: grey film in, same response
+        if value.shape == wanted[name].shape:
+            taken[name] = value
+    missing = [name for name in wanted if name not in taken and not name.startswith(head)]
+    if missing:
+        raise ValueError(
+            f"{path} does not fit the backbone: {len(missing)} of {len(wanted)} tensors are missing or have another "
+            f"shape, first {missing[0]!r}. Is it the weight file of another backbone?"
+        )
+    network.backbone.load_state_dict(taken, strict=False)
+
+
+def _classifier_names(backbone: nn.Module) -> tuple[str, ...]:
+    names = backbone.default_cfg.get("classifier", "fc")
+    return (names,) if isinstance(names, str) else tuple(names)

@@ -1,0 +1,248 @@
+"""Every file of a prepared data set, a run and a bundle, and the only ways to write one.
+
+In: a root folder. Out: the path of each file in it (nobody else joins names), and files that are whole or absent.
+Called by every stage; standard library only, so that a training process can import it first.
+"""
+
+import contextlib
+import errno
+import json
+import math
+import os
+import secrets
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+TEMPORARY_PREFIX = ".tmp-"
+# Folders of a run that are no finding; a user's own finding may not take their names.
+RESERVED_SLUGS = ("shared", "trials", "tuned")
+
+
+@contextlib.contextmanager
+def publishing(path: Path | str) -> Iterator[Path]:
+    """A temporary name beside `path`, same suffix; it becomes `path` when the block ends well, else it is removed."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{TEMPORARY_PREFIX}{secrets.token_hex(6)}-{path.name}")
+    try:
+        yield temporary
+        _sync(temporary)
+        os.replace(temporary, path)
+        _sync_folder(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_bytes(path: Path | str, data: bytes) -> None:
+    """Write `data` whole or not at all."""
+    with publishing(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def write_text(path: Path | str, text: str) -> None:
+    """Write UTF-8 `text`, newlines as they are, whole or not at all."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_json(path: Path | str, value: object) -> None:
+    """Write JSON with sorted keys; NaN and infinities become null, NumPy scalars and arrays plain numbers and lists."""
+    write_text(path, json.dumps(to_plain(value), indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_json(path: Path | str) -> dict:
+    """The JSON object in `path`. FileNotFoundError when it is absent, ValueError when it is not a whole JSON object."""
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing. Is {path.parent} the right folder, and was it finished?")
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:  # UnicodeDecodeError and JSONDecodeError both are
+        raise ValueError(f"{path} is not whole JSON ({error}). Remove it and run the command that wrote it.") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"{path} holds a JSON {type(value).__name__}; an object was expected.")
+    return value
+
+
+def append_json_line(path: Path | str, value: object) -> None:
+    """Append one JSON object as one line, in one write, and sync it. A line torn by a kill is ended first."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    line = json.dumps(to_plain(value), sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
+    descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666)
+    try:
+        size = os.fstat(descriptor).st_size
+        if size:
+            os.lseek(descriptor, size - 1, os.SEEK_SET)
+            line = line if os.read(descriptor, 1) == b"\n" else "\n" + line
+        os.write(descriptor, line.encode("utf-8"))
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def read_json_lines(path: Path | str) -> list[dict]:
+    """The objects of a .jsonl file in order; empty when absent. Lines torn by a kill are left out."""
+    path = Path(path)
+    if not path.is_file():
+        return []
+    values = []
+    for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
+        with contextlib.suppress(json.JSONDecodeError):
+            values.append(json.loads(line))
+    return [value for value in values if isinstance(value, dict)]
+
+
+def to_plain(value: object) -> object:
+    """`value` as JSON can say it: mappings, lists, strings, finite numbers, booleans, None."""
+    if isinstance(value, Mapping):
+        return {str(key): to_plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [to_plain(item) for item in value]
+    if hasattr(value, "tolist"):  # a NumPy scalar or array, without importing NumPy
+        return to_plain(value.tolist())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def remove_temporaries(folder: Path) -> None:
+    """Remove what a killed writer left in `folder`. Only for one who knows that nobody is writing there now."""
+    for path in folder.glob(f"{TEMPORARY_PREFIX}*"):
+        path.unlink(missing_ok=True)
+
+
+def _sync(path: Path) -> None:
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the new name durable. Windows and some network file systems cannot sync a folder; the rename stands."""
+    if os.name == "nt":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS):
+            raise
+    finally:
+        os.close(descriptor)
+
+
+@dataclass(frozen=True)
+class _Folder:
+    root: Path
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "root", Path(self.root))
+
+
+def _below(name: str) -> property:
+    """A property that gives the path of `name` in the object's folder."""
+
+    def path(folder: _Folder) -> Path:
+        return folder.root / name
+
+    return property(path, doc=name)
+
+
+class DatasetPaths(_Folder):
+    """A prepared data set; complete once `manifest` exists. `shards` and `lock` belong to a prepare under way."""
+
+    labels = _below("labels.parquet")
+    images = _below("images.u8")
+    split = _below("split.csv")
+    rejected = _below("rejected.csv")
+    manifest = _below("manifest.json")
+    shards = _below("shards")
+    lock = _below("shards/lock")
+
+
+class AttemptPaths(_Folder):
+    """One attempt at training a target."""
+
+    history = _below("history.jsonl")
+    checkpoint = _below("last.ckpt")
+    best = _below("best.safetensors")
+    log = _below("train.log")
+
+    @property
+    def number(self) -> int:
+        return int(self.root.name)
+
+
+class TargetPaths(_Folder):
+    """One (target, member) of a run; complete once `outcome` exists."""
+
+    config = _below("config.json")
+    targets = _below("targets.npz")
+    attempts = _below("attempts")
+    weights = _below("weights.safetensors")
+    predictions = _below("predictions.parquet")
+    outcome = _below("outcome.json")
+
+    def attempt(self, number: int) -> AttemptPaths:
+        return AttemptPaths(self.attempts / str(number))
+
+    def newest_attempt(self) -> AttemptPaths | None:
+        """The attempt with the highest number; None before the first."""
+        if not self.attempts.is_dir():
+            return None
+        numbers = [int(path.name) for path in self.attempts.iterdir() if path.name.isdigit()]
+        return self.attempt(max(numbers)) if numbers else None
+
+    def new_attempt(self) -> AttemptPaths:
+        """Take the next number (from 1) by exclusive create: of two racing processes each gets its own."""
+        self.attempts.mkdir(parents=True, exist_ok=True)
+        while True:
+            newest = self.newest_attempt()
+            attempt = self.attempt(newest.number + 1 if newest else 1)
+            with contextlib.suppress(FileExistsError):
+                attempt.root.mkdir()
+                return attempt
+
+
+class RunPaths(_Folder):
+    """A run: one folder per finding, one below it per member."""
+
+    plan = _below("plan.json")
+    ledger = _below("ledger.jsonl")
+    test_reads = _below("test_reads.jsonl")
+    lock = _below("run.lock")
+
+    def target(self, slug: str, member: int) -> TargetPaths:
+        _check_slug(slug)
+        return TargetPaths(self.root / slug / str(member))
+
+    def shared(self, member: int) -> TargetPaths:
+        return TargetPaths(self.root / "shared" / str(member))
+
+    def trials(self, slug: str, number: int) -> TargetPaths:
+        _check_slug(slug)
+        return TargetPaths(self.root / "trials" / slug / str(number))
+
+    def tuned(self, slug: str) -> Path:
+        _check_slug(slug)
+        return self.root / "tuned" / f"{slug}.toml"
+
+
+class BundlePaths(_Folder):
+    """A multi-label predictor; complete once `bundle` exists."""
+
+    bundle = _below("bundle.json")
+    selftest = _below("selftest")
+
+    def weights(self, slug: str, member: int) -> Path:
+        _check_slug(slug)
+        return self.root / "weights" / f"{slug}-{member}.safetensors"
+
+
+def _check_slug(slug: str) -> None:
+    """A slug becomes a folder name: only a plain identifier that is not taken may."""
+    if not slug.isidentifier() or slug in RESERVED_SLUGS:
+        raise ValueError(
+            f"'{slug}' cannot name a finding's folder. A slug is lower snake case, and not one of "
+            f"{', '.join(RESERVED_SLUGS)}: rename the finding."
+        )

@@ -1,0 +1,119 @@
+"""The recipe of a training: optimiser, schedule, averaged weights, frozen layers, growing images.
+
+In: TrainConfig and the training part's values. Out: a Machine, what a step works with, and what an epoch or a step
+number means for it. Called by models.train. All of it follows from the config and the place in the run, so none of it
+needs to be stored but the averaged weights.
+"""
+
+import copy
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from models.config import TrainConfig
+from models.losses import make_loss
+from models.network import SingleLogit, initial_network
+
+GROWN_AT = 0.6  # share of the epochs after which films have their full size
+SIZE_STEP = 8  # pixels: sizes in between are multiples of it
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """What a step works with. `averaged` is the moving average of the network's weights, where the config wants one."""
+
+    network: SingleLogit
+    forward: Callable[[Tensor], Tensor]  # the network, compiled or as it is
+    optimiser: Optimizer
+    loss: Callable[[Tensor, Tensor], Tensor]
+    averaged: SingleLogit | None
+
+    @property
+    def judged(self) -> SingleLogit:
+        """The network that is scored and kept."""
+        return self.network if self.averaged is None else self.averaged
+
+
+def assemble(config: TrainConfig, value: np.ndarray) -> Machine:
+    """Everything at its start. `value`: targets of the training part, for the prevalence and the balanced weight."""
+    torch.manual_seed(config.seed)
+    if config.deterministic:
+        torch.use_deterministic_algorithms(True)  # a GPU operation without a repeatable form is an error
+    network = initial_network(config, float(value.mean())).to(config.device, memory_format=torch.channels_last)
+    averaged = copy.deepcopy(network).requires_grad_(False) if config.averaging else None
+    return Machine(
+        network=network,
+        forward=torch.compile(network) if config.compile else network,
+        optimiser=torch.optim.AdamW(_groups(network, config), lr=config.learning_rate, fused=True),
+        loss=make_loss(config, value),
+        averaged=averaged,
+    )
+
+
+def _groups(network: SingleLogit, config: TrainConfig) -> list[dict]:
+    """Weights with decay and without (norms and biases), those of the backbone at their own share of the rate."""
+    head = {id(weight) for weight in network.backbone.get_classifier().parameters()}
+    groups = []
+    for in_head in (False, True):
+        share = 1.0 if in_head else config.backbone_rate
+        for decays in (True, False):
+            weights = [w for w in network.parameters() if (id(w) in head) == in_head and (w.ndim > 1) == decays]
+            decay = config.weight_decay if decays else 0.0
+            groups.append({"params": weights, "weight_decay": decay, "share": share})
+    return groups
+
+
+def set_learning_rate(optimiser: Optimizer, config: TrainConfig, step: int, total: int) -> None:
+    """The rate of step `step` (from 0) of `total`."""
+    for group in optimiser.param_groups:
+        group["lr"] = config.learning_rate * group["share"] * rate_factor(config, step, total)
+
+
+def rate_factor(config: TrainConfig, step: int, total: int) -> float:
+    """Share of the peak learning rate.
+
+    one_cycle (Smith & Topin 2018): cosine up from a 25th over the warm-up, cosine down to a 10,000th. cosine: a
+    straight line up over the warm-up, cosine down to 0. constant: a straight line up, then level.
+    """
+    warm = max(config.warmup * total, 1.0)
+    rest = (step - warm) / max(total - warm, 1.0)
+    if config.schedule == "one_cycle":
+        low, high, share = (1 / 25, 1.0, step / warm) if step < warm else (1.0, 1e-4, rest)
+        return high + (low - high) * (1 + math.cos(math.pi * share)) / 2
+    if step < warm:
+        return (step + 1) / (warm + 1)
+    return 1.0 if config.schedule == "constant" else (1 + math.cos(math.pi * rest)) / 2
+
+
+def freeze(network: SingleLogit, config: TrainConfig, epoch: int) -> None:
+    """In the first `frozen_epochs` only the last layer learns: its chance start would spoil trained features."""
+    network.requires_grad_(epoch >= config.frozen_epochs)
+    network.backbone.get_classifier().requires_grad_(True)
+
+
+def film_size(config: TrainConfig, full: int, epoch: int) -> int:
+    """Side of the training films in an epoch: from `start_size` of the full side up to all of it."""
+    share = min(1.0, config.start_size + (1 - config.start_size) * epoch / max(GROWN_AT * config.epochs, 1.0))
+    return full if share >= 1 else min(full, max(2 * SIZE_STEP, round(share * full / SIZE_STEP) * SIZE_STEP))
+
+
+def update_average(machine: Machine, config: TrainConfig, updates: int) -> None:
+    """Move the average towards the weights; the first updates weigh more, so that the start is soon forgotten."""
+    if machine.averaged is None:
+        return
+    keep = min(config.averaging, (1 + updates) / (10 + updates))
+    with torch.no_grad():
+        for mean, value in zip(_tensors(machine.averaged), _tensors(machine.network), strict=True):
+            if mean.is_floating_point():
+                mean.lerp_(value, 1 - keep)
+            else:
+                mean.copy_(value)
+
+
+def _tensors(network: nn.Module) -> list[Tensor]:
+    return [*network.parameters(), *network.buffers()]

@@ -1,0 +1,221 @@
+"""The training loop of one binary network: train_step < train_epoch < train_target.
+
+In: a target's folder with `config.json` and `targets.npz`, and the data set's cache. Out: the folder's newest attempt
+with `history.jsonl`, `last.ckpt` and `best.safetensors`; models.job publishes from there. Called by models.job only.
+"""
+
+import json
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from models.augment import augment, mixup
+from models.batches import Pixels, epoch_order
+from models.checkpoint import Progress, load_checkpoint, save_checkpoint
+from models.config import TrainConfig
+from models.device import autocast
+from models.paths import AttemptPaths, append_json_line, read_json_lines, write_bytes, write_text
+from models.recipe import Machine, assemble, film_size, freeze, set_learning_rate, update_average
+from models.scores import NeverPositive, selection_rule, summary
+from models.targets import Targets
+
+log = logging.getLogger(__name__)
+STREAM = 2  # keeps these draws apart from those of film order and augmentation
+OnEpoch = Callable[[dict[str, Any]], None]
+
+
+class NotANumber(RuntimeError):
+    """The loss became NaN or infinite."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """One training: what it learns from, how, and where its files go."""
+
+    config: TrainConfig
+    targets: Targets
+    pixels: Pixels
+    paths: AttemptPaths
+    still_wanted: Callable[[], None]  # raises when this process should end: its parent is gone, or it was superseded
+
+
+def train_target(task: Task, on_epoch: OnEpoch | None = None) -> dict[str, Any]:
+    """Train to the last epoch (or the patience's end) from wherever the attempt's checkpoint stands.
+
+    Returns best_epoch, select_score and selection_rule. Errors: NotANumber; ValueError where `train` lacks a class.
+    """
+    config, targets = task.config, task.targets
+    positions = targets.usable("train")
+    _require_both_classes(targets.value[positions])
+    machine = assemble(config, targets.value[positions])
+    rule = selection_rule(targets.value[targets.usable("select")])
+    progress = _load(task, machine) or Progress()
+    _cut_history(task.paths, progress.history_rows)
+    while progress.epoch < config.epochs and not _out_of_patience(config, progress):
+        train_epoch(task, machine, progress, positions)
+        row = _epoch_row(task, machine, progress, rule)
+        append_json_line(task.paths.history, row)
+        progress = _next_epoch(progress)
+        _save(task, machine, progress)
+        if on_epoch:
+            on_epoch(row)
+    return {
+        "best_epoch": progress.best_epoch,
+        "select_score": progress.best_score,
+        "selection_rule": rule.name,
+        "selection_reason": rule.reason,
+        "epochs_trained": progress.epoch,
+    }
+
+
+def train_epoch(task: Task, machine: Machine, progress: Progress, positions: np.ndarray) -> None:
+    """The remaining steps of the current epoch; leaves a checkpoint whenever the last one is old."""
+    config = task.config
+    order = epoch_order(task.targets, positions, config, progress.epoch)
+    steps = len(order) // config.batch_size
+    machine.network.train()
+    freeze(machine.network, config, progress.epoch)
+    saved = started = time.monotonic()
+    losses, logits = [], []
+    while progress.step < steps:
+        chosen = order[progress.step * config.batch_size :][: config.batch_size]
+        update = progress.epoch * steps + progress.step
+        set_learning_rate(machine.optimiser, config, update, config.epochs * steps)
+        loss, logit = train_step(task, machine, chosen, (config.seed, progress.epoch, progress.step))
+        losses.append(loss)
+        logits.append(logit)
+        progress.truths += task.targets.value[chosen].tolist()
+        progress.step += 1
+        whole = progress.step % config.accumulate == 0 or progress.step == steps
+        if whole:
+            apply_gradients(machine, config, update)
+        task.still_wanted()
+        if whole and time.monotonic() - saved > 60 * config.checkpoint_minutes and progress.step < steps:
+            _collect(progress, losses, logits, started)
+            _save(task, machine, progress)
+            saved = started = time.monotonic()
+    _collect(progress, losses, logits, started)
+
+
+def train_step(task: Task, machine: Machine, chosen: np.ndarray, place: tuple[int, int, int]) -> tuple[Tensor, Tensor]:
+    """Gradients of the films at `chosen`; (loss, N logits), both on the device so that no step waits."""
+    targets, config = task.targets, task.config
+    torch.manual_seed(step_seed(place))  # dropout's draws depend on the place alone, too
+    size = film_size(config, task.pixels.size, place[1])
+    batch = augment(task.pixels.batch(targets.row[chosen], size), config, place)
+    truth = torch.from_numpy(targets.value[chosen]).to(config.device)
+    batch, truth = mixup(batch, truth, config, place)
+    with autocast(config):
+        logit = machine.forward(batch)
+    loss = machine.loss(logit.float(), truth)
+    (loss / config.accumulate).backward()
+    return loss.detach(), logit.detach().float()
+
+
+def apply_gradients(machine: Machine, config: TrainConfig, update: int) -> None:
+    """One optimiser step with the gradients that have gathered."""
+    if config.clip:
+        nn.utils.clip_grad_norm_(machine.network.parameters(), config.clip)
+    machine.optimiser.step()
+    machine.optimiser.zero_grad(set_to_none=True)
+    update_average(machine, config, update)
+
+
+def step_seed(place: tuple[int, int, int]) -> int:
+    return int(np.random.SeedSequence([STREAM, *place]).generate_state(1, np.uint64)[0] >> 1)
+
+
+def predict_logits(network: nn.Module, pixels: Pixels, rows: np.ndarray, config: TrainConfig) -> np.ndarray:
+    """Logits (float32) of cache rows, at twice the training batch, without gradients."""
+    network.eval()
+    size = 2 * config.batch_size
+    parts = []
+    with torch.inference_mode(), autocast(config):
+        for start in range(0, len(rows), size):
+            parts.append(network(pixels.batch(rows[start : start + size])).float())
+    return torch.cat(parts).cpu().numpy() if parts else np.zeros(0, np.float32)
+
+
+def _save(task: Task, machine: Machine, progress: Progress) -> None:
+    save_checkpoint(task.paths.checkpoint, machine.network, machine.optimiser, progress, machine.averaged)
+
+
+def _load(task: Task, machine: Machine) -> Progress | None:
+    return load_checkpoint(task.paths.checkpoint, machine.network, machine.optimiser, machine.averaged)
+
+
+def _epoch_row(task: Task, machine: Machine, progress: Progress, rule: Any) -> dict[str, Any]:
+    """The history row of the epoch just trained; keeps the weights when they are the best so far."""
+    targets = task.targets
+    chosen = targets.usable("select")
+    logits = predict_logits(machine.judged, task.pixels, targets.row[chosen], task.config)
+    truth = np.asarray(progress.truths)
+    row = {"epoch": progress.epoch + 1, "train_loss": progress.loss_sum / max(len(progress.scores), 1)}
+    row |= summary("train", np.asarray(progress.scores), truth)
+    row |= summary("select", logits, targets.value[chosen])
+    row["select_score"] = rule.score(logits, targets.value[chosen], progress.epoch)
+    row["learning_rate"] = machine.optimiser.param_groups[0]["lr"]
+    row["images_per_second"] = round(len(progress.scores) / max(progress.seconds, 1e-9), 1)
+    row["seconds"] = round(progress.seconds, 3)
+    if progress.best_score is None or row["select_score"] > progress.best_score:
+        progress.best_score, progress.best_epoch = row["select_score"], progress.epoch + 1
+        write_bytes(task.paths.best, weights_bytes(machine.judged))
+    return row
+
+
+def weights_bytes(network: nn.Module) -> bytes:
+    """The network's weights as a safetensors file: the same weights give the same bytes."""
+    return save({name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()})
+
+
+def _collect(progress: Progress, losses: list[Tensor], logits: list[Tensor], started: float) -> None:
+    """Move what the device holds of the running epoch into `progress`: the one place that waits for the device."""
+    if not losses:
+        return
+    loss, logit = torch.stack(losses).cpu(), torch.stack(logits).cpu()
+    if not torch.isfinite(loss).all() or not torch.isfinite(logit).all():
+        raise NotANumber(
+            f"The loss is no longer a number in epoch {progress.epoch + 1}. Lower the learning rate "
+            "(--set learning_rate=3e-4), keep the gradient clipping (clip=1) or use precision=fp32."
+        )
+    progress.loss_sum += float(loss.double().sum()) * logit.shape[1]
+    progress.scores += logit.flatten().tolist()
+    progress.seconds += time.monotonic() - started
+    losses.clear()
+    logits.clear()
+
+
+def _next_epoch(progress: Progress) -> Progress:
+    return Progress(
+        epoch=progress.epoch + 1,
+        best_epoch=progress.best_epoch,
+        best_score=progress.best_score,
+        history_rows=progress.history_rows + 1,
+    )
+
+
+def _out_of_patience(config: TrainConfig, progress: Progress) -> bool:
+    return bool(config.patience) and progress.epoch - progress.best_epoch >= config.patience > 0 <= progress.best_epoch
+
+
+def _require_both_classes(value: np.ndarray) -> None:
+    positives, negatives = int((value >= 0.5).sum()), int((value < 0.5).sum())
+    if not positives or not negatives:
+        raise NeverPositive(
+            f"The part `train` has {positives} positives and {negatives} negatives of this target, so there is nothing "
+            "to tell apart. Prepare more patients, or leave it out with --targets."
+        )
+
+
+def _cut_history(paths: AttemptPaths, rows: int) -> None:
+    """Cut `history.jsonl` back to what the checkpoint knows: a kill may fall between the two writes."""
+    if paths.history.exists():
+        kept = read_json_lines(paths.history)[:rows]
+        write_text(paths.history, "".join(json.dumps(row, sort_keys=True, ensure_ascii=False) + "\n" for row in kept))

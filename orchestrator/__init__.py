@@ -1,0 +1,30 @@
+"""Many targets: plan, launch, combine, predict, show. Ray is used in this package only.
+
+`models` and `pathologies` are common names: another project's module in the working folder may stand before ours on the
+import path. Ours lie beside this package, so they are put first; one that is already loaded is an error.
+"""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+_HOME = Path(__file__).resolve().parent.parent
+
+
+def _is_ours(name: str) -> bool:
+    if name in sys.modules:
+        origin = getattr(sys.modules[name], "__file__", None)
+    else:
+        spec = importlib.util.find_spec(name)
+        origin = spec.origin if spec else None
+    return origin is not None and Path(origin).resolve() == _HOME / name / "__init__.py"
+
+
+for _name in ("models", "pathologies"):
+    if not _is_ours(_name):
+        if _name in sys.modules:
+            raise ImportError(
+                f"The module {_name!r} that is already loaded ({getattr(sys.modules[_name], '__file__', 'unknown')}) "
+                f"is not hilum's. Start hilum in a Python process of its own, or rename that module."
+            )
+        sys.path.insert(0, str(_HOME))

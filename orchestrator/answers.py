@@ -1,0 +1,102 @@
+"""From probabilities to answers: which threshold holds, what the conformal zone says, which films are one study.
+
+In: a bundle's description, probabilities, what was asked for on the command line. Out: thresholds, answers and groups.
+Called by predict, evaluate and adapt.
+"""
+
+import difflib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from models import conformal
+from orchestrator.levels import ids_at
+from pathologies.catalog import find_pathology
+
+CONFORMAL_HINT = "Make the bundle again with `hilum ensemble`, or leave --conformal out."
+
+
+def find_slug(name: str, slugs: Sequence[str]) -> str:
+    """The bundle's finding of this name, slug or alias. ValueError with "Did you mean" otherwise."""
+    if name in slugs:
+        return name
+    try:
+        slug = find_pathology(name).slug
+    except ValueError:
+        slug = None
+    if slug in slugs:
+        return slug
+    near = difflib.get_close_matches(name.lower(), slugs, n=1)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    raise ValueError(f"The bundle has no finding {name!r}.{hint} It has: {', '.join(slugs)}.")
+
+
+def parse_assignments(words: Sequence[str], slugs: Sequence[str], what: str) -> dict[str, float]:
+    """["edema=0.3"] -> {"edema": 0.3}. `what` names the option in errors; values lie between 0 and 1."""
+    found: dict[str, float] = {}
+    for word in words:
+        name, equals, text = word.partition("=")
+        if not equals:
+            raise ValueError(f"{what} {word!r}: give finding=value, for example {slugs[0]}=0.3.")
+        slug = find_slug(name.strip(), slugs)
+        try:
+            value = float(text)
+        except ValueError:
+            value = float("nan")
+        if not 0 <= value <= 1:
+            raise ValueError(f"{what} {word!r}: {text!r} is not a number between 0 and 1.")
+        if slug in found:
+            raise ValueError(f"{what}: {slug} is given twice.")
+        found[slug] = value
+    return found
+
+
+def stored_rules(findings: Mapping[str, Any]) -> list[str]:
+    """The operating point rules that every finding of the bundle has."""
+    rules = [list(entry["operating_points"]) for entry in findings.values()]
+    return [rule for rule in rules[0] if all(rule in other for other in rules)]
+
+
+def thresholds_of(
+    findings: Mapping[str, Any], rule: str | None = None, overrides: Mapping[str, float] | None = None
+) -> dict[str, float | None]:
+    """{finding: threshold} by a stored rule (none: each finding's own) and by hand; None where none is useful.
+
+    findings: the entries of bundle.json by slug. ValueError for a rule that is not stored, naming those that are.
+    """
+    if rule is not None:
+        known = {one.replace(" ", ""): one for one in stored_rules(findings)}
+        rule = known.get(rule.replace(" ", "").lower())
+        if rule is None:
+            raise ValueError(f"The bundle stores no such operating point. It has: {', '.join(known.values())}.")
+    found: dict[str, float | None] = {}
+    for slug, entry in findings.items():
+        point = entry["operating_points"][rule or entry["operating_point"]]
+        found[slug] = point["threshold"] if point["useful"] else None
+    return found | dict(overrides or {})
+
+
+def conformal_answers(findings: Mapping[str, Any], slugs: Sequence[str], probability: np.ndarray) -> pd.DataFrame:
+    """`<slug>_answer` for each finding, 1 present, 0 absent, -1 uncertain; N x findings probabilities in."""
+    without = [slug for slug in slugs if not findings[slug].get("conformal")]
+    if without:
+        raise ValueError(f"The bundle has no conformal zone for {', '.join(without)}. {CONFORMAL_HINT}")
+    columns = {
+        f"{slug}_answer": conformal.answer(probability[:, index], findings[slug]["conformal"])
+        for index, slug in enumerate(slugs)
+    }
+    return pd.DataFrame(columns).astype("Int8")
+
+
+def group_of_paths(paths: Sequence[str], level: str) -> tuple[list[str], int]:
+    """(the study or patient of each path, with what stands before it; how many paths name none and stand alone)."""
+    series = pd.Series(list(paths), dtype="str")
+    names = ids_at(series, level)
+    groups, alone = [], 0
+    for path, name in zip(series.str.replace("\\", "/", regex=False), names, strict=True):
+        end = path.rfind(name) + len(name)
+        groups.append(path[:end])
+        alone += end == len(path)
+    return groups, alone

@@ -1,0 +1,82 @@
+"""The command line, `hilum ...`: the only module that prints.
+
+In: words. Out: tables on standard output, progress and errors on standard error, an exit code: 0 done, 1 something that
+was asked for did not come out, 2 unusable input, 130 stopped by Ctrl-C. The commands live in the files
+`commands_*.py`; heavy libraries are imported inside them, so that `--help` answers at once.
+"""
+
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+
+from orchestrator import commands_cluster, commands_data, commands_judge, commands_run, commands_search
+from orchestrator.console import errors
+
+
+class Stopped(Exception):
+    """Ctrl-C. Not a KeyboardInterrupt: that one typer answers itself, without our sentence."""
+
+
+class Commands(TyperGroup):
+    def invoke(self, ctx: typer.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as error:
+            raise Stopped from error
+
+
+app = typer.Typer(
+    cls=Commands,
+    help="One binary model per chest X-ray finding, combined into one multi-label predictor. Not a medical device.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+commands_data.register(app)
+commands_run.register(app)
+commands_judge.register(app)
+commands_search.register(app)
+commands_cluster.register(app)
+
+STOPPED = "Stopped. What was finished is kept; give the same command again and it goes on from there."
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    """Run one command and leave with its exit code; an expected error is a sentence, never a traceback.
+
+    HILUM_TRACEBACK=1 shows the traceback all the same.
+    """
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    try:
+        app(args=list(words) if words is not None else None, prog_name="hilum")
+    except (ValueError, OSError, ImportError) as error:
+        if os.environ.get("HILUM_TRACEBACK"):
+            raise
+        errors.print(f"[bold red]Error:[/] {_escape(_sentence(error))}", soft_wrap=True, highlight=False)
+        sys.exit(2)
+    except (Stopped, KeyboardInterrupt):
+        errors.print(STOPPED)
+        sys.exit(130)
+
+
+def _sentence(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:  # one of the system's, not one of our sentences
+        where = f": {error.filename}" if error.filename else ""
+        return f"{error.strerror}{where}"
+    return str(error) or type(error).__name__
+
+
+def _escape(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,88 @@
+"""Ray: connect to it, say what it offers, let go of it.
+
+In: an address, or none. Out: the connected `ray` module. Called by the launcher and the search; importing this module
+does not import Ray, since its settings must stand in the environment first.
+"""
+
+import contextlib
+import logging
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from types import ModuleType
+from typing import Any
+
+from orchestrator.packing import ALWAYS_OUT, CHECKOUT
+
+log = logging.getLogger(__name__)
+
+# Measured reasons: workers run at nice 15 otherwise; `uv run` would start every worker through uv; a task that the
+# memory monitor kills would be retried for ever; the rest is noise on standard output or in the home folder.
+SETTINGS: Mapping[str, str] = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_SCHEDULER_EVENTS": "0",
+    "RAY_worker_niceness": "0",
+    "RAY_DISABLE_FAILURE_SIGNAL_HANDLER": "1",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+    "RAY_task_oom_retries": "2",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+}
+JOB_MARK = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # set by Ray for the command of a submitted job
+OBJECT_STORE_BYTES = 128 * 2**20  # pixels travel through the page cache, so Ray's own store stays small
+
+
+@contextlib.contextmanager
+def connected(address: str | None = None) -> Iterator[ModuleType]:
+    """Ray at `address`, else at RAY_ADDRESS, else one started in this process and ended with the block."""
+    for name, value in SETTINGS.items():
+        os.environ.setdefault(name, value)
+    wanted = address or os.environ.get("RAY_ADDRESS") or "local"
+    if wanted == "local":
+        os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # loopback only, and gone with this process
+    import ray
+
+    if ray.is_initialized():
+        yield ray
+        return
+    with contextlib.redirect_stdout(sys.stderr):  # some messages of Ray's go to standard output at any log level
+        _start(ray, wanted)
+    try:
+        yield ray
+    finally:
+        with contextlib.redirect_stdout(sys.stderr):
+            ray.shutdown()
+
+
+def _start(ray: ModuleType, address: str) -> None:
+    common = {"logging_level": "ERROR", "log_to_driver": False}
+    if address == "local":
+        ray.init("local", include_dashboard=False, object_store_memory=OBJECT_STORE_BYTES, **common)
+        return
+    try:
+        ray.init(address, **common, **_code())
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise ValueError(
+            f"No Ray cluster answers at {address!r} ({error}). Start one (`ray start --head`), correct --address or "
+            "RAY_ADDRESS, or leave both out to work on this machine alone."
+        ) from error
+
+
+def _code() -> dict[str, Any]:
+    """Send this checkout along, so that every node runs the same code. A job has brought it already."""
+    if JOB_MARK in os.environ or not (CHECKOUT / "pyproject.toml").is_file():
+        return {}
+    return {"runtime_env": {"working_dir": str(CHECKOUT), "excludes": list(ALWAYS_OUT)}}
+
+
+def require_room(ray: ModuleType, cpus: float, gpus: float) -> None:
+    """Refuse what no single node can ever satisfy; Ray would let it wait for ever."""
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    if any(node.get("CPU", 0) >= cpus and node.get("GPU", 0) >= gpus for node in nodes):
+        return
+    offered = "; ".join(f"{node.get('CPU', 0):g} CPUs, {node.get('GPU', 0):g} GPUs" for node in nodes)
+    raise ValueError(
+        f"A target asks for {cpus:g} CPUs and {gpus:g} GPUs, and no node has that. Nodes: {offered}. "
+        "Lower --set threads=... or --gpus-per-target."
+    )

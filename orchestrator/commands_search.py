@@ -1,0 +1,81 @@
+"""The command of the search: `hilum tune`."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer import Argument, Option
+
+from orchestrator.console import say, show_table
+
+
+def register(app: typer.Typer) -> None:
+    app.command()(tune)
+
+
+def tune(
+    dataset: Annotated[Path, Argument(help="A prepared data set.")],
+    out: Annotated[Path, Option(help="The run's folder. The same command goes on after any interruption.")],
+    targets: Annotated[
+        str, Option(help="Findings, separated by commas; none: those of CheXpert's twelve that are there.")
+    ] = "",
+    trials: Annotated[int, Option(min=1, help="Trials per finding, the defaults among them; may grow later.")] = 20,
+    epochs: Annotated[int | None, Option(min=1, help="Epochs of a full trial; short for --set epochs=...")] = None,
+    set_: Annotated[
+        list[str] | None, Option("--set", help="name=value of a setting that the search leaves alone; may be repeated.")
+    ] = None,
+    time_budget: Annotated[
+        float | None, Option(min=0, help="Minutes. What is unfinished then goes on with the next command.")
+    ] = None,
+    gpus_per_trial: Annotated[float | None, Option(min=0, help="Fractions let trials share a GPU.")] = None,
+    members: Annotated[int, Option(min=0, help="So many of the best trials become members of the run.")] = 0,
+    keep: Annotated[int, Option(min=1, help="So many trials of a finding keep their weights.")] = 5,
+    seed: Annotated[int, Option(help="Of the search; a trial's own seed is --set seed=...")] = 0,
+    inline: Annotated[bool, Option("--inline", help="In this process, one after the other, without Ray.")] = False,
+    address: Annotated[str | None, Option(help="A Ray cluster; else RAY_ADDRESS, else this machine.")] = None,
+    findings: Annotated[Path | None, Option(help="A folder with pathology files of your own.")] = None,
+) -> None:
+    """Search better training settings for each finding, every trial in a process of its own."""
+    from models.config import parse_settings
+    from orchestrator.commands_run import words
+    from orchestrator.search import tune_run
+    from orchestrator.search_plan import SearchRequest
+
+    settings = parse_settings(set_ or []) | ({"epochs": epochs} if epochs else {})
+    request = SearchRequest(
+        dataset=dataset, out=out, targets=words(targets), trials=trials, settings=settings, seed=seed,
+        time_budget=time_budget, gpus_per_trial=gpus_per_trial, members=members, keep=keep, inline=inline,
+        address=address, findings=findings,
+    )  # fmt: skip
+    result = tune_run(request, lambda event: say(describe(event)))
+    show_result(request, result)
+
+
+def show_result(request: Any, result: dict[str, Any]) -> None:
+    """The table, where the files are, what to do next; exit code 1 where a finding has no winner."""
+    from orchestrator.search_report import COLUMNS, table_rows, write_report
+
+    searches, errors = result["searches"], result["errors"]
+    show_table(COLUMNS, table_rows(searches), "default and best: score on part select; AUCs: on part calibrate, paired")
+    pictures = write_report(searches)
+    open_trials = sum(len(search.todo()) for search in searches.values())
+    if pictures:
+        say(f"Settings, pictures and the table of all trials: {pictures[0].parent}")
+    if open_trials:
+        say(f"{open_trials} trials are not finished: the same command goes on with them.")
+    for line in [*result["notes"], *(f"{slug}: {reason}" for slug, reason in errors.items())]:
+        say(f"{line}.")
+    if errors:
+        raise typer.Exit(1)
+    following = f"hilum ensemble {request.out}" if request.members else f"hilum train DATASET --tuned {request.out}"
+    say(f"Next: {following} --out {'BUNDLE' if request.members else 'RUN'}")
+
+
+def describe(event: dict[str, Any]) -> str:
+    """One finished trial as one line of text."""
+    outcome, best = event["outcome"], event["best"]
+    score = outcome.get("select_score")
+    result = f", select {score:.3f}" if score is not None else f" ({(outcome.get('error') or '')[:200]})"
+    leader = f", best {best.score:.3f} (trial {best.number})" if best else ""
+    progress = f"{event['finished']} of {event['trials']}"
+    return f"{event['slug']}: trial {event['number']} {outcome['status']}{result}{leader}, {progress}"

@@ -1,0 +1,55 @@
+"""The demonstration: synthetic films, and the whole pipeline on them, by the very commands that a user would give.
+
+In: a folder. Out: films, data set, run, bundle, evaluation and predictions in it. Called by `hilum demo`. A second call
+goes on where the first one stopped.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+NEW_FILMS = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoSize:
+    """How much is drawn and trained. The full form fits into five minutes on two cores."""
+
+    patients: int
+    size: int
+    settings: tuple[str, ...]
+
+
+FULL = DemoSize(
+    patients=930, size=64, settings=("backbone=resnet10t", "epochs=8", "learning_rate=3e-3", "batch_size=32")
+)
+SMOKE = DemoSize(patients=60, size=32, settings=("backbone=resnet10t", "epochs=1", "batch_size=16"))
+
+
+def demo_commands(out: Path, smoke: bool) -> list[list[str]]:
+    """The commands in order, as words after `hilum`."""
+    form = SMOKE if smoke else FULL
+    films, new, dataset, run, bundle = (out / name for name in ("films", "new", "dataset", "run", "bundle"))
+    settings = [word for setting in form.settings for word in ("--set", setting)]
+    prepare = ["prepare", "chexpert", "--labels", films / "train.csv", "--images", films, "--out", dataset]
+    commands = [
+        ["phantom", films, "--patients", form.patients, "--seed", 0],
+        [*prepare, "--size", form.size, "--frontal"],
+        ["train", dataset, "--out", run, *settings],
+        ["ensemble", run, "--out", bundle],
+        ["evaluate", bundle, dataset, "--part", "test"],
+        ["phantom", new, "--patients", NEW_FILMS, "--seed", 1, "--no-laterals"],
+        ["predict", bundle, *new_films(new), "--out", out / "predictions.csv"],
+    ]
+    return [[str(word) for word in command] for command in commands]
+
+
+def new_films(folder: Path) -> list[str]:
+    """The first film of each new patient, as globs that hold before the films are drawn."""
+    return [str(folder / f"train/patient{number:05d}/study1/view1_frontal.jpg") for number in range(1, NEW_FILMS + 1)]
+
+
+def run_demo(out: Path, smoke: bool, run_command: Callable[[list[str]], None], say: Callable[[str], None]) -> None:
+    for command in demo_commands(out, smoke):
+        say(f"\n$ hilum {' '.join(command)}")
+        run_command(command)

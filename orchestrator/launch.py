@@ -1,0 +1,213 @@
+"""Launch: one isolated process per (target, member), whatever happens to any of them.
+
+In: a TrainRequest. Out: finished target folders and a list of results; the files of the run are the truth, Ray is only
+the executor. Called by `hilum train`. `--inline` runs the same function in this process, for tests and debuggers.
+"""
+
+import contextlib
+import fcntl
+import logging
+import os
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from models.paths import RunPaths, append_json_line, read_json, read_json_lines, write_json
+from orchestrator.cluster import connected, require_room
+from orchestrator.plan import Job, TrainRequest, plan_run
+from orchestrator.worker import train_in_worker
+
+log = logging.getLogger(__name__)
+POLL_SECONDS = 0.5
+OnEvent = Callable[[dict[str, Any]], None]
+
+
+def train_run(request: TrainRequest, on_event: OnEvent) -> list[dict[str, Any]]:
+    """Train what is missing of the run; returns the outcome of every job asked for, in order.
+
+    Events are dicts with `event` (planned, started, epoch, finished, waiting) and `job`. Errors: ValueError before
+    anything starts. KeyboardInterrupt ends every child, and the same command goes on from the checkpoints.
+    """
+    run = RunPaths(request.out)
+    with exclusive(run):
+        if request.inline:
+            jobs = plan_run(request, inline_device())
+            _announce(jobs, on_event)
+            _run_inline(request, run, jobs, on_event)
+        else:
+            with connected(request.address) as ray:
+                jobs = _run_on_ray(ray, request, run, on_event)
+        return [read_json(job.paths.outcome) | {"job": job.name, "slug": job.slug} for job in jobs]
+
+
+def _run_on_ray(ray: ModuleType, request: TrainRequest, run: RunPaths, on_event: OnEvent) -> list[Job]:
+    device = cluster_device(ray)
+    jobs = plan_run(request, device)
+    waiting = [job for job in jobs if not job.finished]
+    gpus = request.gpus_per_target
+    if gpus is None:
+        gpus = 1.0 if device == "cuda" else 0.0
+    if waiting:
+        require_room(ray, max(job.config.threads for job in waiting), gpus)
+    _announce(jobs, on_event)
+    before = _resident_bytes()
+    record(run, {"event": "begin", "jobs": [job.name for job in waiting], "driver_bytes": before})
+    running: dict[Any, Job] = {}
+    watches = {job.name: Watch(job) for job in waiting}
+    try:
+        for job in waiting:
+            job.paths.outcome.unlink(missing_ok=True)
+            running[_submit(ray, job, request, gpus)] = job
+        _follow(ray, run, running, watches, on_event)
+    finally:
+        for reference in running:  # only after an interrupt or an error is anything left
+            with contextlib.suppress(Exception):
+                ray.cancel(reference, force=True)
+        record(run, {"event": "end", "driver_bytes": _resident_bytes(), "driver_growth": _resident_bytes() - before})
+    return jobs
+
+
+def _submit(ray: ModuleType, job: Job, request: TrainRequest, gpus: float) -> Any:
+    """A process that has run nothing before and ends with the task: `max_calls=1` with an environment of its own."""
+    threads = str(job.config.threads)
+    environment = {"PYTHONHASHSEED": "0", "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads,
+                   "HILUM_PROCESS": "training"}  # fmt: skip
+    if not gpus:
+        environment["CUDA_VISIBLE_DEVICES"] = ""
+    task = ray.remote(max_calls=1, max_retries=request.retries)(train_in_worker).options(
+        num_cpus=job.config.threads, num_gpus=gpus, name=job.name, runtime_env={"env_vars": environment}
+    )
+    return task.remote(str(Path(request.dataset).resolve()), str(job.paths.root.resolve()))
+
+
+def _follow(
+    ray: ModuleType, run: RunPaths, running: dict[Any, Job], watches: dict[str, "Watch"], on_event: OnEvent
+) -> None:
+    """Wait for all, passing on what their files tell meanwhile."""
+    while running:
+        ready, _ = ray.wait(list(running), num_returns=len(running), timeout=POLL_SECONDS)
+        for job in running.values():
+            for event in watches[job.name].news():
+                on_event(event)
+        for reference in ready:
+            job = running.pop(reference)
+            _settle(ray, reference, job)
+            _finished(run, job, on_event)
+
+
+def _settle(ray: ModuleType, reference: Any, job: Job) -> None:
+    """A process that died left no outcome: then the death is the outcome."""
+    error: Exception | None = None
+    try:
+        status = ray.get(reference)
+        if not job.paths.outcome.exists():  # another process took the job over, and this is its driver no more
+            error = RuntimeError(f"it ended as {status!r} without an outcome")
+    except ray.exceptions.RayError as death:
+        error = death
+    if error and not job.paths.outcome.exists():
+        write_json(job.paths.outcome, _death(job, error, isinstance(error, ray.exceptions.OutOfMemoryError)))
+
+
+def _death(job: Job, error: Exception, memory: bool) -> dict[str, Any]:
+    attempt = job.paths.newest_attempt()
+    advice = "Lower --set batch_size=... or train fewer at once." if memory else "Give the same command again to go on."
+    return {
+        "status": "oom" if memory else "died",
+        "error": f"The training process died ({type(error).__name__}). {advice}",
+        "traceback": str(error)[-4000:],
+        "attempt": attempt.number if attempt else None,
+        "ended": datetime.now(UTC).isoformat(timespec="milliseconds"),
+        **dict.fromkeys(("pid", "host", "started", "peak_memory_bytes", "best_epoch", "select_score")),
+    }
+
+
+def _finished(run: RunPaths, job: Job, on_event: OnEvent) -> None:
+    outcome = read_json(job.paths.outcome)
+    record(run, {"event": "finished", "job": job.name, **{name: outcome.get(name) for name in
+            ("status", "attempt", "pid", "host", "started", "ended")}})  # fmt: skip
+    on_event({"event": "finished", "job": job.name, "outcome": outcome})
+
+
+def _run_inline(request: TrainRequest, run: RunPaths, jobs: list[Job], on_event: OnEvent) -> None:
+    from models.job import run_job
+
+    for job in jobs:
+        if job.finished:
+            continue
+        job.paths.outcome.unlink(missing_ok=True)
+        on_event({"event": "started", "job": job.name, "attempt": None})
+
+        def on_epoch(row: dict[str, Any], job: Job = job) -> None:
+            on_event({"event": "epoch", "job": job.name, "row": row, "epochs": job.config.epochs})
+
+        run_job(Path(request.dataset), job.paths.root, on_epoch, watch_parent=False)
+        _finished(run, job, on_event)
+
+
+class Watch:
+    """What is new in the files of a job since the watch began: its start, and each epoch."""
+
+    def __init__(self, job: Job) -> None:
+        earlier = job.paths.newest_attempt()
+        self.job = job
+        self.begun = self.attempt = earlier.number if earlier else 0
+        self.epoch = 0
+        self.size = -1
+
+    def news(self) -> Iterator[dict[str, Any]]:
+        attempt = self.job.paths.newest_attempt()
+        if attempt is None or attempt.number == self.begun:  # the one of an earlier command: this job still waits
+            return
+        if attempt.number > self.attempt:
+            self.attempt, self.size = attempt.number, -1
+            yield {"event": "started", "job": self.job.name, "attempt": attempt.number}
+        size = attempt.history.stat().st_size if attempt.history.exists() else -1
+        if size == self.size:
+            return
+        self.size = size
+        for row in read_json_lines(attempt.history):
+            if row["epoch"] > self.epoch:
+                self.epoch = row["epoch"]
+                yield {"event": "epoch", "job": self.job.name, "row": row, "epochs": self.job.config.epochs}
+
+
+def _announce(jobs: list[Job], on_event: OnEvent) -> None:
+    for job in jobs:
+        on_event({"event": "planned", "job": job.name, "finished": job.finished, "epochs": job.config.epochs,
+                  "outcome": read_json(job.paths.outcome) if job.finished else None})  # fmt: skip
+
+
+def cluster_device(ray: ModuleType) -> str:
+    return "cuda" if ray.cluster_resources().get("GPU", 0) > 0 else "cpu"
+
+
+def inline_device() -> str:
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _resident_bytes() -> int:
+    with open("/proc/self/statm", encoding="ascii") as stream:
+        return int(stream.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def record(run: RunPaths, event: dict[str, Any]) -> None:
+    append_json_line(run.ledger, {"time": round(time.time(), 3), "driver": os.getpid(), **event})
+
+
+@contextlib.contextmanager
+def exclusive(run: RunPaths) -> Iterator[None]:
+    """One driver per run; the system lets go of the lock when a driver dies, however it dies."""
+    run.root.mkdir(parents=True, exist_ok=True)
+    with open(run.lock, "a", encoding="ascii") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(
+                f"Another hilum command is working on {run.root}. Wait for it, or give another --out."
+            ) from None
+        yield

@@ -1,0 +1,161 @@
+"""A hospital's own labelled films, read and run through a bundle's networks.
+
+In: a table (path, patient, findings) and the folder of its images. Out: LocalFilms: logits, truth and patients of the
+films that count, and why each other one does not. Called by adapt.
+"""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from orchestrator.alignment import patients_of
+from orchestrator.bundle import Bundle
+from orchestrator.dataset import hash_file
+from orchestrator.predict import PATH_COLUMNS, decoded_batches
+from orchestrator.tables import Columns, read_frame, read_truth
+
+VIEW_COLUMNS = ("view", "Frontal/Lateral", "View Position", "ViewPosition", "view_position")
+FRONTAL, LATERAL = ("frontal", "ap", "pa"), ("lateral", "ll", "rl")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LocalRequest:
+    labelled: Path
+    images: Path | None = None  # none: the folder of the table
+    path_column: str | None = None
+    patient_column: str | None = None
+    blank_as_zero: bool = False
+    findings: Path | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class LocalFilms:
+    """Row by row the films that count."""
+
+    logits: np.ndarray  # films x findings of the bundle, blended, before calibration
+    truth: pd.DataFrame  # the findings of the bundle that the table has; 1, 0, NaN
+    patients: np.ndarray
+    listing: pd.DataFrame  # every row of the table: path, sha256 of the file, counted, reason
+    notes: tuple[str, ...]
+
+
+def read_local_films(bundle: Bundle, request: LocalRequest, on_progress: Callable[[int, int], None]) -> LocalFilms:
+    """ValueError / FileNotFoundError where table, folder and bundle do not fit together."""
+    frame = read_frame(request.labelled)
+    column = _path_column(frame, request)
+    columns = Columns(id_name=column, patient_name=request.patient_column, findings=request.findings)
+    table = read_truth(request.labelled, columns, request.blank_as_zero)
+    if request.patient_column and table.patient_column != request.patient_column:
+        raise ValueError(f"{request.labelled} has no column {request.patient_column!r}. It has: {_names(frame)}.")
+    slugs = [slug for slug in bundle.slugs if slug in table.values and table.values[slug].notna().any()]
+    if not slugs:
+        raise ValueError(f"{request.labelled} labels none of the bundle's findings: {', '.join(bundle.slugs)}.")
+    paths = frame[column].astype("str").tolist()
+    reasons = _unwanted_views(frame, paths, bundle.description["input"]["views"])
+    files = _find_files(paths, request.images or request.labelled.parent, reasons)
+    logits, read = _logits(bundle, files, on_progress)
+    reasons = {row: reason for row, reason in (reasons | read).items() if reason}
+    counted = np.array([row not in reasons for row in range(len(paths))])
+    if not counted.any():
+        raise ValueError(f"None of the {len(paths)} films can be used. The first: {paths[0]}: {reasons[0]}.")
+    listing = pd.DataFrame({
+        "path": paths,
+        "sha256": [hash_file(files[row]) if row in files and files[row].is_file() else "" for row in range(len(paths))],
+        "counted": counted,
+        "reason": [reasons.get(row, "") for row in range(len(paths))],
+    })  # fmt: skip
+    patients, note = patients_of(table, table.ids)
+    notes = [f"{int(counted.sum())} of {len(paths)} films of {request.labelled.name} count."]
+    notes += [f"Left out: {count} ({reason})." for reason, count in _tally(listing)]
+    return LocalFilms(
+        logits=logits,
+        truth=table.values.loc[counted, slugs].reset_index(drop=True),
+        patients=patients.reindex(table.ids[counted]).to_numpy(str),
+        listing=listing,
+        notes=(*notes, *([note] if note else [])),
+    )
+
+
+def _path_column(frame: pd.DataFrame, request: LocalRequest) -> str:
+    if request.path_column is None:
+        lowered = {str(name).casefold(): str(name) for name in reversed(frame.columns)}
+        found = next((lowered[name.casefold()] for name in PATH_COLUMNS if name.casefold() in lowered), None)
+        hint = f"Name it with --path-column, or call it one of: {', '.join(PATH_COLUMNS)}."
+    else:
+        found = request.path_column if request.path_column in frame.columns else None
+        hint = "--path-column names one that is not there."
+    if found is None:
+        raise ValueError(f"{request.labelled} has no path column. It has: {_names(frame)}. {hint}")
+    if frame[found].isna().any():
+        raise ValueError(f"{request.labelled}: {frame[found].isna().sum()} rows have no {found}.")
+    return found
+
+
+def _names(frame: pd.DataFrame) -> str:
+    return ", ".join(map(str, frame.columns))
+
+
+def _unwanted_views(frame: pd.DataFrame, paths: list[str], views: list[str]) -> dict[int, str]:
+    """{row: reason} of the films whose view the networks were not trained for; by column, else by the file's name."""
+    if "all" in views:
+        return {}
+    column = next((name for name in VIEW_COLUMNS if name in frame.columns), None)
+    told = [Path(path).stem for path in paths] if column is None else frame[column].fillna("").astype("str").tolist()
+    reasons = {}
+    for row, text in enumerate(told):
+        word = text.strip().casefold()
+        lateral = word in LATERAL if column is not None else word.endswith("lateral")
+        frontal = word in FRONTAL if column is not None else word.endswith("frontal")
+        if (lateral and "lateral" not in views) or (frontal and "frontal" not in views):
+            reasons[row] = f"not a {' or '.join(views)} view"
+    return reasons
+
+
+def _find_files(paths: list[str], folder: Path, reasons: dict[int, str]) -> dict[int, Path]:
+    """{row: file}; a path is looked up below the folder, then without its first parts. Twice the same film is one."""
+    if not folder.is_dir():
+        raise FileNotFoundError(f"There is no folder {str(folder)!r}. Say where the images lie with --images.")
+    files: dict[int, Path] = {}
+    seen: set[Path] = set()
+    for row, text in enumerate(paths):
+        if row in reasons:
+            continue
+        parts = Path(text.strip().replace("\\", "/")).parts
+        tries = [folder.joinpath(*parts[start:]) for start in range(len(parts))]
+        file = next((one for one in tries if one.is_file()), None)
+        if file is None:
+            reasons[row] = "no such file below the folder of the images"
+        elif file in seen:
+            reasons[row] = "the same file as a row above"
+        else:
+            files[row] = file
+            seen.add(file)
+    return files
+
+
+def _logits(bundle: Bundle, files: dict[int, Path], on_progress) -> tuple[np.ndarray, dict[int, str]]:
+    """(logits of the readable films in the order of the rows, {row: why it cannot be read})."""
+    rows = iter(files)
+    blocks, reasons, done = [np.zeros((0, len(bundle.slugs)))], {}, 0
+    for batch in decoded_batches(list(files.values()), bundle.size, os.cpu_count() or 1):
+        films = []
+        for _, film in batch:
+            row = next(rows)
+            if isinstance(film, str):
+                reasons[row] = film
+            else:
+                films.append(film)
+        if films:
+            blocks.append(bundle.logits(np.stack(films)))
+        done += len(batch)
+        on_progress(done, len(files))
+    return np.concatenate(blocks), reasons
+
+
+def _tally(listing: pd.DataFrame) -> list[tuple[str, int]]:
+    out = listing.loc[~listing["counted"], "reason"]
+    return [(str(reason), int(count)) for reason, count in out.value_counts().items()]

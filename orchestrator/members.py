@@ -1,0 +1,167 @@
+"""The trained networks of a run, and what they say about the films of a part.
+
+In: a RUN. Out: its finished (target, member) pairs and a table of logits per finding, a column per member, from the
+stored predictions. Called by the ensembler and by `replace`. Only test-time augmentation runs a network.
+"""
+
+import hashlib
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from models.metrics import divide
+from models.paths import RESERVED_SLUGS, BundlePaths, RunPaths, TargetPaths, publishing, read_json
+from models.reliability import log_odds
+from models.targets import Targets
+from orchestrator.dataset import Dataset
+
+BATCH = 32
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """One finished (target, member)."""
+
+    slug: str
+    member: int
+    paths: TargetPaths
+    config: Mapping[str, Any]
+    outcome: Mapping[str, Any]
+
+
+def finished_targets(run: RunPaths, wanted: tuple[str, ...] = ()) -> tuple[dict[str, list[Trained]], dict[str, str]]:
+    """The finished members of every target, and why each other one is left out."""
+    if not run.plan.exists():
+        raise FileNotFoundError(f"{run.root} is not a run: it has no plan.json. Make one with `hilum train`.")
+    trained: dict[str, list[Trained]] = {}
+    left_out: dict[str, str] = {}
+    for name in read_json(run.plan)["jobs"]:
+        slug, _, member = name.partition("/")
+        if wanted and slug not in wanted:
+            continue
+        paths = run.target(slug, int(member))
+        outcome = read_json(paths.outcome) if paths.outcome.exists() else {"status": "not finished"}
+        if outcome["status"] != "ok":
+            left_out[name] = f"{outcome['status']}: {outcome.get('error') or 'give the train command again'}"
+            continue
+        config = read_json(paths.config)["config"]
+        one = Trained(slug=slug, member=int(member), paths=paths, config=config, outcome=outcome)
+        trained.setdefault(slug, []).append(one)
+    missing = [slug for slug in wanted if slug not in trained]
+    if not trained or missing:
+        raise ValueError(
+            f"{run.root} has no finished training of {', '.join(missing) or 'any target'}. "
+            + " ".join(f"{name}: {reason}." for name, reason in list(left_out.items())[:5])
+        )
+    return trained, left_out
+
+
+def member_table(members: list[Trained], part: str) -> pd.DataFrame:
+    """The members' logits over the films of a part, a column per member, sorted by image_id."""
+    columns = [_stored(one.paths, part) for one in members]
+    table = pd.concat(columns, axis=1, keys=[str(one.member) for one in members])
+    if table.isna().to_numpy().any():
+        raise ValueError(f"The members of {members[0].slug} were trained on different views or films; see config.json.")
+    return table.sort_index()
+
+
+def mean_logits(members: list[Trained], part: str) -> pd.Series:
+    """The mean of the members' logits over the films of a part, indexed by image_id."""
+    return member_table(members, part).mean(axis=1)
+
+
+def copied_table(models: list[dict[str, Any]], folder: Path, dataset: Dataset, films: pd.Index) -> pd.DataFrame:
+    """What models of a bundle under way or complete say about films, a column per model; this runs the networks."""
+    from models.classifier import load_classifier
+    from models.device import available_device
+
+    contract = {name: dataset.manifest[name] for name in ("pixel_mean", "pixel_std")}
+    entry = {"models": models, "combine": "mean of logits", "calibration": {"method": "identity"}}
+    classifier = load_classifier("member", entry, contract, folder, available_device("auto"))
+    row = pd.Series(np.arange(dataset.manifest["images"]), index=dataset.read_labels_frame()["image_id"])
+    rows, images = row.loc[films].to_numpy(), dataset.images()
+    blocks = [classifier.columns(images[rows[at : at + BATCH]]) for at in range(0, len(rows), BATCH)]
+    return pd.DataFrame(np.concatenate(blocks), index=films)
+
+
+def bundled_table(
+    entry: Mapping[str, Any], bundle: BundlePaths, run: RunPaths, dataset: Dataset, films: pd.Index
+) -> pd.DataFrame:
+    """The members' logits of a finding of a finished bundle: stored predictions where its run has them, else computed.
+
+    The run's predictions count only where its weight file is, to the byte, the bundle's.
+    """
+    columns = []
+    for position, model in enumerate(entry["models"]):
+        stored = _same_weights(run, model)
+        if stored is not None and not model.get("copies"):
+            columns.append(_stored(stored, "calibrate").reindex(films).rename(position))
+        else:
+            columns.append(copied_table([model], bundle.root, dataset, films)[0].rename(position))
+    return pd.concat(columns, axis=1)
+
+
+def copy_weights(one: Trained, out: BundlePaths) -> dict[str, Any]:
+    """Copy a member's weights into a bundle; returns its entry in `models`."""
+    goal = out.weights(one.slug, one.member)
+    with publishing(goal) as temporary:
+        shutil.copyfile(one.paths.weights, temporary)
+    return {
+        "file": str(goal.relative_to(out.root)),
+        "sha256": hash_of(goal),
+        "member": one.member,
+        "column": 0,  # which output of the network
+        "copies": False,  # True: asked about shifted and zoomed copies of the film (test-time augmentation)
+        "backbone": one.config["backbone"],
+        "image_size": one.config["image_size"] or read_json(one.paths.config)["data"]["size"],
+        "seed": one.config["seed"],
+        "views": one.config["views"],
+        "best_epoch": one.outcome["best_epoch"],
+        "selected_by": one.outcome["selection_rule"],
+    }
+
+
+def taught_prior(one: Trained, calibrate_share: float) -> dict[str, Any]:
+    """Which share of positives the loss of a network saw, and how far (in log odds) the calibration has to come back.
+
+    A balanced sampler or a weight of the positives teaches another prevalence than the real one; the calibration is
+    fitted on films at their natural prevalence, so that its intercept undoes it.
+    """
+    from models.config import TrainConfig
+    from models.losses import positive_weight
+
+    config = TrainConfig(**one.config)
+    prior: dict[str, Any] = {name: one.config[name] for name in ("sampler", "positive_weight", "loss")}
+    prior["calibrate_share"] = calibrate_share
+    if one.paths.targets.exists():
+        targets = Targets.load(one.paths.targets)
+        here = targets.usable("train")
+        value, drawn = targets.value[here].astype(float), targets.weight[here] * targets.draw[here].astype(float)
+        ill = positive_weight(config, value) * float(drawn @ value)
+        prior["taught_share"] = divide(ill, ill + float(drawn @ (1 - value)))
+        prior["log_odds_to_correct"] = float(log_odds(calibrate_share) - log_odds(prior["taught_share"]))
+    return prior
+
+
+def hash_of(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _stored(paths: TargetPaths, part: str) -> pd.Series:
+    stored = pd.read_parquet(paths.predictions)
+    return stored[stored["part"] == part].set_index("image_id")["logit"].astype(float)
+
+
+def _same_weights(run: RunPaths, model: Mapping[str, Any]) -> TargetPaths | None:
+    """The folder in the run of the network that a bundle's model was copied from, if it is there unchanged."""
+    owner = Path(model["file"]).stem.rpartition("-")[0]
+    if owner in RESERVED_SLUGS:
+        return None
+    paths = run.target(owner, model["member"])
+    there = paths.weights.is_file() and paths.predictions.is_file() and hash_of(paths.weights) == model["sha256"]
+    return paths if there else None

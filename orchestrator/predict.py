@@ -1,0 +1,224 @@
+"""The ensemble prediction script: X-ray files in, a table of calibrated probabilities out.
+
+In: a BUNDLE and files, folders, globs or a CSV with a path column. Out: `predictions.csv` (or .parquet) with `path`, a
+probability per finding, then `<slug>_positive`, then what was asked for beside (`<slug>_answer` of the conformal zone,
+`films` of a study); what cannot be read goes to `predictions.rejected.csv`. Called by `hilum predict` and as
+`python -m orchestrator.predict`. Each image is decoded once for all networks.
+"""
+
+import glob
+import itertools
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from models.images import decode, letterbox
+from models.paths import publishing
+from orchestrator.answers import conformal_answers, group_of_paths, parse_assignments, thresholds_of
+from orchestrator.bundle import BATCH, Bundle, load_bundle
+from orchestrator.levels import LEVELS, aggregate_scores
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".dcm", ".dicom")
+GROUP_COLUMNS = {  # of a CSV, by which films are put together; else the path tells
+    "study": ("study_id", "Study", "study", "StudyInstanceUID"),
+    "patient": ("patient_id", "Patient ID", "PatientID", "subject_id", "patient"),
+}
+PATH_COLUMNS = ("path", "Path", "image", "Image", "file", "filename", "Image Index", "dicom_path")
+OnProgress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictRequest:
+    bundle: Path
+    inputs: tuple[str, ...]
+    out: Path
+    device: str = "auto"
+    workers: int | None = None  # decoding threads; none: one per CPU
+    operating_point: str | None = None  # a rule that the bundle stores; none: each finding's own
+    thresholds: tuple[str, ...] = ()  # finding=value, in the place of the rule's
+    level: str = "image"  # study, patient: one row for all films of one
+    conformal: bool = False  # also the answer of three kinds
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictResult:
+    predictions: pd.DataFrame  # path, a column per slug, then `<slug>_positive`
+    rejected: pd.DataFrame  # path, reason
+    without_threshold: list[str]  # findings whose `_positive` is empty: no threshold was useful
+    notes: list[str] = field(default_factory=list)
+
+
+def predict(request: PredictRequest, on_progress: OnProgress | None = None) -> PredictResult:
+    """Predict and write the tables. Errors: ValueError / FileNotFoundError for inputs that lead to no file."""
+    paths = collect_paths(request.inputs)
+    if request.out.suffix not in (".csv", ".parquet"):
+        raise ValueError(f"--out {request.out}: the table is written as .csv or .parquet.")
+    if request.level not in LEVELS:
+        raise ValueError(f"Unknown level {request.level!r}. Known: {', '.join(LEVELS)}.")
+    bundle = load_bundle(request.bundle, request.device)
+    findings = bundle.description["findings"]
+    by_hand = parse_assignments(request.thresholds, bundle.slugs, "--threshold")
+    thresholds = thresholds_of(findings, request.operating_point, by_hand)
+    if request.conformal:
+        conformal_answers(findings, bundle.slugs, np.zeros((0, len(bundle.slugs))))  # refuses before the work
+    kept, probability, rejected = _run(bundle, paths, request, on_progress)
+    rows, films, notes = kept, None, []
+    if request.level != "image":
+        rows, probability, films, notes = _aggregate(request, kept, probability)
+    table = prediction_frame(bundle, rows, probability, thresholds)
+    if request.conformal:
+        table = pd.concat([table, conformal_answers(findings, bundle.slugs, probability)], axis=1)
+    if films is not None:
+        table["films"] = films
+    _write(request.out, table, rejected)
+    without = [slug for slug in bundle.slugs if thresholds[slug] is None]
+    return PredictResult(predictions=table, rejected=rejected, without_threshold=without, notes=notes)
+
+
+def _run(
+    bundle: Bundle, paths: list[Path], request: PredictRequest, on_progress: OnProgress | None
+) -> tuple[list[str], np.ndarray, pd.DataFrame]:
+    """(the paths that could be read, their probabilities, the others with the reason)."""
+    kept, rejected, blocks = [], [], [np.zeros((0, len(bundle.slugs)))]
+    for batch in decoded_batches(paths, bundle.size, request.workers or os.cpu_count() or 1):
+        films = []
+        for path, film in batch:
+            if isinstance(film, str):
+                rejected.append((str(path), film))
+            else:
+                kept.append(str(path))
+                films.append(film)
+        if films:
+            blocks.append(bundle.probabilities(np.stack(films)))
+        if on_progress:
+            on_progress(len(kept) + len(rejected), len(paths))
+    return kept, np.concatenate(blocks), pd.DataFrame(rejected, columns=["path", "reason"])
+
+
+def _aggregate(
+    request: PredictRequest, kept: list[str], probability: np.ndarray
+) -> tuple[list[str], np.ndarray, np.ndarray, list[str]]:
+    """One row per study or patient, in the order of their first films: (names, probabilities, films, notes)."""
+    groups, alone = group_of_paths(kept, request.level)
+    listed = _listed_groups(request)
+    groups = [listed.get(path, group) for path, group in zip(kept, groups, strict=True)]
+    order = list(dict.fromkeys(groups))
+    merged = aggregate_scores(pd.DataFrame(probability), groups).reindex(order).to_numpy(float)
+    films = pd.Series(groups, dtype="str").value_counts().reindex(order).to_numpy()
+    notes = [f"The probability of a {request.level} is the mean of its films' log odds; thresholds are those of films."]
+    if alone and not listed:
+        notes.append(f"{alone} of {len(kept)} paths name no {request.level}: each stands alone.")
+    return order, merged.reshape(len(order), probability.shape[1]), films, notes
+
+
+def _listed_groups(request: PredictRequest) -> dict[str, str]:
+    """{path: study or patient} of the CSV inputs that have such a column."""
+    found: dict[str, str] = {}
+    for text in request.inputs:
+        if Path(text).suffix.lower() == ".csv" and Path(text).is_file():
+            frame = pd.read_csv(text, dtype="str", keep_default_na=False)
+            column = next((name for name in GROUP_COLUMNS[request.level] if name in frame.columns), None)
+            if column is not None:
+                pairs = zip(map(str, _listed(Path(text))), frame[column], strict=True)
+                found |= {path: group for path, group in pairs if group}
+    return found
+
+
+def prediction_frame(
+    bundle: Bundle,
+    paths: Sequence[str],
+    probability: np.ndarray,
+    thresholds: Mapping[str, float | None] | None = None,
+) -> pd.DataFrame:
+    """`path`, a calibrated probability per finding, then 1, 0 or nothing (no useful threshold) per finding."""
+    thresholds = thresholds or {one.slug: one.threshold for one in bundle.classifiers}
+    columns = {"path": pd.Series(list(paths), dtype="str")}
+    columns |= {slug: probability[:, index] for index, slug in enumerate(bundle.slugs)}
+    frame = pd.DataFrame(columns)
+    for index, slug in enumerate(bundle.slugs):
+        call = pd.Series(pd.NA, index=frame.index, dtype="Int8")
+        if thresholds[slug] is not None:
+            call = pd.Series(probability[:, index] >= thresholds[slug], index=frame.index).astype("Int8")
+        frame[f"{slug}_positive"] = call
+    return frame
+
+
+def collect_paths(inputs: Sequence[str]) -> list[Path]:
+    """Files as given, the images below a folder in order of name, the matches of a glob, the path column of a CSV."""
+    if not inputs:
+        raise ValueError("Nothing to predict: name files, folders, a glob in quotes, or a CSV with a path column.")
+    found: list[Path] = []
+    for text in inputs:
+        path = Path(text)
+        if path.is_dir():
+            images = [one for one in sorted(path.rglob("*")) if one.suffix.lower() in SUFFIXES and one.is_file()]
+            if not images:
+                raise FileNotFoundError(f"No image below {path}. Looked for: {', '.join(SUFFIXES)}.")
+            found += images
+        elif path.suffix.lower() == ".csv" and path.is_file():
+            found += _listed(path)
+        elif not path.exists() and glob.has_magic(text):
+            matches = sorted(glob.glob(text, recursive=True))
+            if not matches:
+                raise FileNotFoundError(f"No file matches {text!r}.")
+            found += [Path(one) for one in matches]
+        elif not path.exists():
+            raise FileNotFoundError(f"There is no file or folder {text!r}. Give files, folders, globs or a CSV.")
+        else:
+            found.append(path)
+    return list(dict.fromkeys(found))
+
+
+def _listed(table: Path) -> list[Path]:
+    """The path column of a CSV; relative paths are looked up from the CSV's folder, then from here."""
+    frame = pd.read_csv(table, dtype="str", keep_default_na=False)
+    column = next((name for name in PATH_COLUMNS if name in frame.columns), None)
+    if column is None:
+        raise ValueError(
+            f"{table} has no path column. It has: {', '.join(map(str, frame.columns))}. "
+            f"One of these is wanted: {', '.join(PATH_COLUMNS)}."
+        )
+    beside = [table.parent / str(one) for one in frame[column]]
+    return [one if one.exists() else Path(str(name)) for one, name in zip(beside, frame[column], strict=True)]
+
+
+def decoded_batches(paths: list[Path], size: int, workers: int) -> Iterator[list[tuple[Path, np.ndarray | str]]]:
+    """Batches of (path, film or reason), decoded by threads a few batches ahead of the networks."""
+
+    def read(path: Path) -> tuple[Path, np.ndarray | str]:
+        try:
+            return path, letterbox(decode(path), size)
+        except (ValueError, OSError) as error:
+            return path, str(error)
+
+    with ThreadPoolExecutor(workers) as pool:
+        chunks = [paths[start : start + BATCH] for start in range(0, len(paths), BATCH)]
+        ahead = [[pool.submit(read, path) for path in chunk] for chunk in chunks[:3]]
+        for upcoming in itertools.chain(chunks[3:], itertools.repeat([], min(3, len(chunks)))):
+            yield [future.result() for future in ahead.pop(0)]
+            ahead.append([pool.submit(read, path) for path in upcoming])
+
+
+def _write(out: Path, table: pd.DataFrame, rejected: pd.DataFrame) -> None:
+    with publishing(out) as temporary:
+        if out.suffix == ".parquet":
+            table.to_parquet(temporary, index=False)
+        else:
+            table.to_csv(temporary, index=False, float_format="%.6f")
+    refused = out.with_name(f"{out.stem}.rejected.csv")
+    if len(rejected):
+        with publishing(refused) as temporary:
+            rejected.to_csv(temporary, index=False)
+    else:
+        refused.unlink(missing_ok=True)  # of an earlier prediction
+
+
+if __name__ == "__main__":
+    from orchestrator.cli import main
+
+    main(["predict", *__import__("sys").argv[1:]])

@@ -1,0 +1,197 @@
+"""A command as a job on a Ray cluster: check it here, pack the checkout, send it, follow its log.
+
+In: the words of a hilum command and the address of a cluster's dashboard. Out: a job, its log, its exit code. Called by
+`hilum submit`, `jobs`, `logs` and `stop`. The job runs on the head, so it goes on when this process ends.
+"""
+
+import asyncio
+import os
+import shlex
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from orchestrator.cluster import SETTINGS
+from orchestrator.packing import Package
+
+DASHBOARD = "http://127.0.0.1:8265"
+POLL_SECONDS = 0.3
+AGENT_SECONDS = 90  # that a cluster may need after its start until it takes jobs
+RETRY_SECONDS = 2
+ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
+NOT_AS_A_JOB = ("submit", "jobs", "logs", "stop")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SubmitRequest:
+    words: tuple[str, ...]  # a hilum command, without `hilum`
+    archive: Path  # the packed checkout
+    python: str = "python"  # the interpreter on the head
+    environment: dict[str, str] = field(default_factory=dict)
+
+
+def connect(address: str | None) -> Any:
+    """Ray's client at `address`, else RAY_API_SERVER_ADDRESS, else this machine's dashboard."""
+    for name, value in SETTINGS.items():
+        os.environ.setdefault(name, value)
+    from ray.job_submission import JobSubmissionClient
+
+    wanted = address or os.environ.get("RAY_API_SERVER_ADDRESS") or DASHBOARD
+    if not wanted.startswith(("http://", "https://")):
+        raise ValueError(
+            f"--address {wanted!r} is not a dashboard's address. Give http://HOST:8265, for example {DASHBOARD} "
+            "through `ray dashboard ray_cluster.yaml` or `ssh -L 8265:127.0.0.1:8265 HEAD`."
+        )
+    try:
+        return JobSubmissionClient(wanted)
+    except ConnectionError as error:
+        raise ValueError(
+            f"No Ray dashboard answers at {wanted}. Start the cluster (`ray up ray_cluster.yaml`), or forward the "
+            f"port (`ray dashboard ray_cluster.yaml`), or correct --address. ({error})"
+        ) from error
+    except RuntimeError as error:
+        if "ray[default]" in str(error):
+            raise ValueError(
+                "Jobs need Ray's dashboard client: pip install 'ray[default]', here and on the head."
+            ) from error
+        raise ValueError(f"The Ray dashboard at {wanted} refused the connection: {error}") from error
+
+
+def checked_words(words: Sequence[str], package: Package) -> tuple[list[str], list[str]]:
+    """The words as the cluster will read them, and the paths that were made absolute.
+
+    A relative path means nothing on another machine, unless it travels in the package. Errors: those of the command
+    line itself, here rather than after the upload.
+    """
+    from typer.main import get_command
+
+    from orchestrator.cli import app
+
+    commands = get_command(app).commands
+    if not words or words[0] not in commands or words[0] in NOT_AS_A_JOB:
+        allowed = ", ".join(name for name in commands if name not in NOT_AS_A_JOB)
+        got = " ".join(words[:1]) or "nothing"
+        raise ValueError(f"hilum submit -- COMMAND ...: {got} is no command for a cluster. Known: {allowed}")
+    command = commands[words[0]]
+    context = command.make_context(words[0], list(words[1:]))
+    paths = {value for values in context.params.values() for value in _paths(values)}
+    moved = sorted(path for path in paths if _must_move(path, package))
+    return [words[0], *(_moved(word, moved) for word in words[1:])], moved
+
+
+def _paths(value: Any) -> list[str]:
+    if isinstance(value, Path):
+        return [str(value)]
+    return [str(one) for one in value if isinstance(one, Path)] if isinstance(value, list | tuple) else []
+
+
+def _must_move(path: str, package: Package) -> bool:
+    if os.path.isabs(path) or "://" in path or ":/" in path:
+        return False
+    name = Path(path).as_posix()
+    here = Path.cwd().resolve() == package.root.resolve()
+    return not (here and any(file == name or file.startswith(f"{name}/") for file in package.files))
+
+
+def _moved(word: str, paths: list[str]) -> str:
+    option, equals, value = word.partition("=") if word.startswith("--") else ("", "", word)
+    normal = str(Path(value)) if value else value
+    return f"{option}{equals}{Path(value).resolve()}" if normal in paths else word
+
+
+def submit(client: Any, request: SubmitRequest) -> str:
+    """Upload (once for the same files) and start; returns the job's id."""
+    words = [request.python, "-m", "orchestrator.cli", *request.words]
+    deadline = time.monotonic() + AGENT_SECONDS
+    while True:
+        try:
+            return client.submit_job(
+                entrypoint=f"exec {shlex.join(words)}",  # no shell in between, so that a stop reaches the command
+                submission_id=f"hilum-{request.words[0]}-{datetime.now(UTC):%Y%m%d-%H%M%S}-{os.getpid() % 10000:04d}",
+                runtime_env={"working_dir": str(request.archive), "env_vars": request.environment},
+                metadata={"hilum": shlex.join(request.words)},
+            )
+        except RuntimeError as error:
+            # a cluster that has just started answers before the agents that take jobs are up: error 500, "try again"
+            if "status code 500" not in str(error) or time.monotonic() > deadline:
+                raise ValueError(f"The cluster does not take the job: {str(error)[:300]}{_hint(error)}") from error
+            time.sleep(RETRY_SECONDS)
+
+
+def _hint(error: RuntimeError) -> str:
+    if "No available agent" not in str(error):
+        return ""
+    return (
+        " The head's agent does not serve: another process may hold its port. Read dashboard_agent.log on the head, or "
+        "start the head with --dashboard-agent-listen-port=PORT."
+    )
+
+
+def follow(client: Any, job: str, write: Callable[[str], None]) -> int:
+    """Pass the log on until the job has ended; returns its exit code. A lost connection is taken up again."""
+    seen = 0
+    while True:
+        ended = str(client.get_job_status(job).value) in ENDED  # asked first: what it wrote last is in the log below
+        if ended:
+            text = client.get_job_logs(job)
+            write(text[seen:])
+            return exit_code(client, job)
+        seen = asyncio.run(_tail(client, job, seen, write))
+        time.sleep(POLL_SECONDS)
+
+
+async def _tail(client: Any, job: str, seen: int, write: Callable[[str], None]) -> int:
+    """Follow the log from character `seen` (a connection gets all of it again); how many have been passed."""
+    at = 0
+    try:
+        async for text in client.tail_job_logs(job):
+            at += len(text)
+            if at > seen:
+                write(text[-(at - seen) :])
+                seen = at
+    except (OSError, RuntimeError):  # the tunnel or the dashboard went away: the job did not
+        return seen
+    return seen
+
+
+def exit_code(client: Any, job: str) -> int:
+    """The command's own; 1 where it has none because it never ran, 130 where it was stopped."""
+    details = client.get_job_info(job)
+    if details.driver_exit_code is not None:
+        return int(details.driver_exit_code)
+    return {"SUCCEEDED": 0, "STOPPED": 130}.get(str(details.status.value), 1)
+
+
+def stop(client: Any, job: str, seconds: float = 30) -> str:
+    """Ask the job to end and wait for it; returns its status."""
+    require_job(client, job)
+    client.stop_job(job)
+    deadline = time.monotonic() + seconds
+    while str(client.get_job_status(job).value) not in ENDED and time.monotonic() < deadline:
+        time.sleep(POLL_SECONDS)
+    return str(client.get_job_status(job).value)
+
+
+def require_job(client: Any, job: str) -> None:
+    known = [one.submission_id for one in client.list_jobs() if one.submission_id]
+    if job not in known:
+        raise ValueError(f"No job {job!r} there. Known: {', '.join(sorted(known)) or 'none'}")
+
+
+def job_rows(client: Any) -> list[list[str]]:
+    """id, status, exit code, started, minutes, command; newest first."""
+    rows = []
+    for one in sorted(client.list_jobs(), key=lambda job: job.start_time or 0, reverse=True):
+        if not one.submission_id:  # a driver that somebody started without submitting it
+            continue
+        began = (one.start_time or 0) / 1000
+        ended = one.end_time / 1000 if one.end_time else time.time()
+        command = (one.metadata or {}).get("hilum") or one.entrypoint
+        code = "" if one.driver_exit_code is None else str(one.driver_exit_code)
+        start = datetime.fromtimestamp(began, UTC).isoformat(" ", "seconds").removesuffix("+00:00") if began else ""
+        minutes = f"{(ended - began) / 60:.1f}" if began else ""
+        rows.append([one.submission_id, str(one.status.value).lower(), code, start, minutes, command])
+    return rows

@@ -1,0 +1,32 @@
+"""Fixtures that several test files share. One thread per test process: the machine is shared, and so are figures."""
+
+import os
+import signal
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+# a shell starts what it runs in the background with Ctrl-C ignored, and every child would inherit that
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+from pathlib import Path
+
+import pytest
+
+PROJECT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of real X-rays; a test that needs it is skipped, visibly, where it is absent."""
+    folder = Path(os.environ.get("HILUM_TEST_DATA", PROJECT.parent / "shared" / "data"))
+    if not (folder / "nih-sample").is_dir():
+        pytest.skip(f"no real X-rays at {folder} (set HILUM_TEST_DATA)")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def house(tmp_path_factory) -> Path:
+    """A small data set, run and bundle below one folder. Shared: a test that changes something copies it first."""
+    from tests.small_run import make_house
+
+    return make_house(tmp_path_factory.mktemp("house"))

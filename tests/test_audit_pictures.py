@@ -1,0 +1,27 @@
+"""Audit pictures: both files are there, are pictures, and cope with empty findings."""
+
+import pytest
+from PIL import Image
+
+from orchestrator.audit_pictures import write_audit_pictures
+from pathologies.audit import audit_labels
+from pathologies.catalog import load_catalog
+from tests.chexpert_like import as_label_frame, chexpert_like
+
+
+def test_pictures_are_written(tmp_path):
+    frame = as_label_frame(chexpert_like(0.002))
+    frame["fracture"] = frame["fracture"] * 0  # a finding without a positive divides nothing by zero
+    written = write_audit_pictures(audit_labels(frame, load_catalog()), tmp_path / "pictures")
+    assert [path.name for path in written] == ["labels.png", "cooccurrence.png"]
+    for path in written:
+        with Image.open(path) as image:
+            assert image.format == "PNG"
+            assert min(image.size) > 400
+            assert len(image.convert("RGB").getcolors(1 << 24)) > 20
+
+
+def test_nothing_to_draw_is_an_error(tmp_path):
+    frame = as_label_frame(chexpert_like(0.002)).iloc[:, :11]
+    with pytest.raises(ValueError, match="nothing to draw"):
+        write_audit_pictures(audit_labels(frame, load_catalog()), tmp_path)

@@ -1,0 +1,87 @@
+import pytest
+import torch
+
+from models.augment import augment, mixup
+from models.config import TrainConfig
+
+STILL = {"rotation": 0.0, "translation": 0.0, "scaling": 0.0, "brightness": 0.0, "contrast": 0.0}
+
+
+def films(n=8, size=24):
+    return torch.rand(n, 1, size, size, generator=torch.Generator().manual_seed(0))
+
+
+def test_the_place_alone_decides():
+    batch, config = films(), TrainConfig()
+    assert torch.equal(augment(batch, config, (0, 1, 2)), augment(batch, config, (0, 1, 2)))
+    for other in ((1, 1, 2), (0, 2, 2), (0, 1, 3)):
+        assert not torch.equal(augment(batch, config, (0, 1, 2)), augment(batch, config, other))
+
+
+def test_films_of_one_batch_differ():
+    batch = films(1).expand(8, 1, 24, 24)
+    changed = augment(batch, TrainConfig(augment_probability=1.0), (0, 0, 0))
+    assert len({tuple(film.flatten().tolist()) for film in changed}) == 8
+
+
+def test_no_change_where_none_is_asked_for():
+    batch = films()
+    torch.testing.assert_close(augment(batch, TrainConfig(**STILL), (0, 0, 0)), batch, atol=1e-5, rtol=1e-5)
+    unchosen = augment(batch, TrainConfig(augment_probability=0.0), (0, 0, 0))
+    torch.testing.assert_close(unchosen, batch, atol=1e-5, rtol=1e-5)
+
+
+def test_the_heart_stays_on_its_side():
+    """A bright left half stays left in every draw: there is no mirror image and no turn that would pass for one."""
+    batch = torch.zeros(64, 1, 24, 24)
+    batch[..., :12] = 1
+    for step in range(5):
+        changed = augment(batch, TrainConfig(augment_probability=1.0), (0, 0, step))
+        assert (changed[..., :8].mean((1, 2, 3)) > changed[..., 16:].mean((1, 2, 3))).all()
+
+
+def test_a_shift_moves_by_what_was_asked():
+    config = TrainConfig(**{**STILL, "translation": 0.25}, augment_probability=1.0)
+    batch = torch.zeros(200, 1, 32, 32)
+    batch[:, :, 16, 16] = 1
+    columns = augment(batch, config, (0, 0, 0)).sum(2).argmax(-1)[:, 0]
+    assert columns.min() >= 16 - 9
+    assert columns.max() <= 16 + 9
+    assert columns.float().std() > 3
+
+
+def test_intensity_changes_are_per_film_and_bounded():
+    config = TrainConfig(**{**STILL, "brightness": 0.3}, augment_probability=1.0)
+    shift = (augment(films(64), config, (0, 0, 0)) - films(64)).mean((1, 2, 3))
+    assert shift.abs().max() <= 0.3 + 1e-5
+    assert shift.std() > 0.1
+
+
+def test_noise_is_per_film_and_as_strong_as_asked():
+    config = TrainConfig(**STILL, noise=0.5, augment_probability=1.0)
+    added = augment(films(64), config, (0, 0, 0)) - films(64)
+    level = added.std((1, 2, 3))
+    assert 0 < level.min() < 0.1
+    assert 0.4 < level.max() < 0.55
+    assert torch.equal(augment(films(64), config, (0, 0, 0)) - films(64), added)
+
+
+def test_erasing_blanks_one_rectangle_of_some_films():
+    config = TrainConfig(**STILL, erasing=0.5, augment_probability=1.0)
+    ones = torch.ones(400, 1, 40, 40)
+    blank = (augment(ones, config, (0, 0, 0)) == 0).float()
+    share = blank.mean((1, 2, 3))
+    assert 0.4 < (share > 0).float().mean() < 0.6
+    assert share.max() <= 0.25
+    film = blank[share.argmax()][0]
+    assert torch.equal(film, film.any(1, keepdim=True) * film.any(0, keepdim=True))
+
+
+def test_mixup_blends_films_and_targets_alike():
+    batch, truth = films(8), torch.tensor([1.0, 0, 0, 1, 0, 1, 0, 0])
+    mixed, targets = mixup(batch, truth, TrainConfig(mixup=0.4), (0, 0, 3))
+    assert not torch.equal(mixed, batch)
+    assert ((targets >= 0) & (targets <= 1)).all()
+    assert targets.sum() == pytest.approx(truth.sum().item(), abs=1e-5)
+    torch.testing.assert_close(mixed.sum(0), batch.sum(0), atol=1e-4, rtol=1e-4)
+    assert mixup(batch, truth, TrainConfig(), (0, 0, 3))[0] is batch

@@ -1,0 +1,121 @@
+"""orchestrator/cluster.py with a stand-in for Ray: settings before the import, the address, room for a target."""
+
+import os
+import subprocess
+import sys
+import types
+
+import pytest
+
+from orchestrator.cluster import SETTINGS, connected, require_room
+from tests.conftest import PROJECT
+
+
+def fake_ray(nodes=(), fails=None):
+    """A module with the few functions that the launcher calls; `calls` keeps what it was asked."""
+    ray = types.ModuleType("ray")
+    ray.calls = []
+
+    def init(address, **options):
+        ray.calls.append(("init", address, options, {name: os.environ.get(name) for name in SETTINGS}))
+        if fails:
+            raise fails
+
+    ray.init = init
+    ray.shutdown = lambda: ray.calls.append(("shutdown",))
+    ray.is_initialized = lambda: False
+    ray.nodes = lambda: [{"Alive": alive, "Resources": resources} for alive, resources in nodes]
+    return ray
+
+
+@pytest.fixture
+def clean(monkeypatch):
+    """No settings of Ray's; what the test adds to the environment goes again."""
+    for name in [*SETTINGS, "RAY_ADDRESS", "RAY_AUTH_MODE"]:
+        monkeypatch.setenv(name, "")  # so that monkeypatch restores it whatever happens to it
+        monkeypatch.delenv(name)
+    return monkeypatch
+
+
+def begin(clean, ray, address=None):
+    clean.setitem(sys.modules, "ray", ray)
+    with connected(address) as module:
+        assert module is ray
+    return ray.calls
+
+
+def test_settings_stand_in_the_environment_before_ray_starts_and_it_is_ended(clean):
+    calls = begin(clean, fake_ray())
+    assert [call[0] for call in calls] == ["init", "shutdown"]
+    _, address, options, environment = calls[0]
+    assert address == "local"
+    assert environment == dict(SETTINGS)
+    assert options["include_dashboard"] is False
+    assert options["object_store_memory"] < 2**30
+
+
+def test_what_the_user_set_stands(clean):
+    clean.setenv("RAY_SCHEDULER_EVENTS", "1")
+    begin(clean, fake_ray())
+    assert os.environ["RAY_SCHEDULER_EVENTS"] == "1"
+
+
+@pytest.mark.parametrize(
+    ("given", "environment", "wanted"),
+    [
+        ("10.0.0.1:6379", "10.0.0.2:6379", "10.0.0.1:6379"),
+        (None, "10.0.0.2:6379", "10.0.0.2:6379"),
+        (None, "", "local"),
+    ],
+)
+def test_the_address_is_the_option_then_the_environment_then_here(clean, given, environment, wanted):
+    if environment:
+        clean.setenv("RAY_ADDRESS", environment)
+    calls = begin(clean, fake_ray(), given)
+    assert calls[0][1] == wanted
+    assert ("object_store_memory" in calls[0][2]) == (wanted == "local")
+
+
+def test_authentication_is_off_on_this_machine_alone(clean):
+    begin(clean, fake_ray(), "10.0.0.1:6379")
+    assert "RAY_AUTH_MODE" not in os.environ
+    begin(clean, fake_ray())
+    assert os.environ["RAY_AUTH_MODE"] == "disabled"
+
+
+def test_it_is_ended_when_the_work_fails(clean):
+    ray = fake_ray()
+    clean.setitem(sys.modules, "ray", ray)
+    with pytest.raises(RuntimeError, match="the work"), connected():
+        raise RuntimeError("the work")
+    assert ray.calls[-1] == ("shutdown",)
+
+
+def test_a_ray_that_runs_already_is_used_and_left_running(clean):
+    ray = fake_ray()
+    ray.is_initialized = lambda: True
+    assert begin(clean, ray) == []
+
+
+def test_an_address_where_nothing_answers_is_a_sentence(clean):
+    with pytest.raises(ValueError, match=r"No Ray cluster answers at '10\.9\.9\.9:1'.*ray start --head.*--address"):
+        begin(clean, fake_ray(fails=ConnectionError("refused")), "10.9.9.9:1")
+
+
+NODES = [(True, {"CPU": 2.0}), (True, {"CPU": 4.0, "GPU": 1.0}), (False, {"CPU": 64.0, "GPU": 8.0})]
+
+
+@pytest.mark.parametrize(("cpus", "gpus"), [(1, 0), (4, 0), (4, 1), (2, 0.25)])
+def test_room_on_one_node(cpus, gpus):
+    require_room(fake_ray(NODES), cpus, gpus)
+
+
+@pytest.mark.parametrize(("cpus", "gpus"), [(5, 0), (6, 1), (1, 2), (64, 8)])
+def test_what_no_living_node_has_is_refused_with_what_there_is(cpus, gpus):
+    with pytest.raises(ValueError, match=r"2 CPUs, 0 GPUs; 4 CPUs, 1 GPUs\. Lower --set threads"):
+        require_room(fake_ray(NODES), cpus, gpus)
+
+
+def test_importing_the_launcher_does_not_import_ray():
+    code = "import sys, orchestrator.launch; sys.exit('ray' in sys.modules or 'torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=PROJECT, timeout=120).returncode == 0

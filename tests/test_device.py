@@ -1,0 +1,60 @@
+"""models/device.py: device, number format and threads, from config and processor alone."""
+
+import pytest
+import torch
+
+from models import device
+from models.config import TrainConfig
+from models.processor import cpu_precision
+
+
+def test_auto_becomes_definite(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    resolved = device.resolve(TrainConfig())
+    assert (resolved.device, resolved.precision) == ("cpu", cpu_precision())
+
+
+@pytest.mark.parametrize(("bf16", "precision"), [(True, "bf16"), (False, "fp32")])
+def test_a_gpu_is_taken_where_there_is_one(monkeypatch, bf16, precision):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: bf16)
+    resolved = device.resolve(TrainConfig())
+    assert (resolved.device, resolved.precision) == ("cuda", precision)
+
+
+def test_what_was_asked_for_stands(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    config = TrainConfig(device="cpu", precision="fp32", epochs=3)
+    assert device.resolve(config) == config
+    assert device.available_device("cuda:1") == "cuda:1"
+
+
+def test_a_gpu_that_is_not_there_is_a_sentence(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ValueError, match=r"device=cuda, but torch .* finds no GPU here\. Use device=cpu or auto"):
+        device.resolve(TrainConfig(device="cuda"))
+
+
+def test_a_device_that_nobody_knows_is_a_sentence():
+    with pytest.raises(ValueError, match="Unknown device 'gpu'. Known: auto, cpu, cuda"):
+        device.available_device("gpu")
+    with pytest.raises(ValueError, match="device='gpu' is not one of"):
+        TrainConfig(device="gpu")
+
+
+def test_autocast_only_for_bf16():
+    product = torch.ones(2, 2), torch.ones(2, 2)
+    for precision, kind in (("bf16", torch.bfloat16), ("fp32", torch.float32)):
+        with device.autocast(TrainConfig(device="cpu", precision=precision)):
+            assert torch.mm(*product).dtype == kind
+
+
+def test_threads_are_set():
+    before = torch.get_num_threads()
+    try:
+        device.set_threads(2)
+        assert torch.get_num_threads() == 2
+        device.set_threads(1)  # a second call may find the pool in use
+        assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,171 @@
+"""orchestrator/launch.py in one process: results, events, what a death becomes. Real processes: test_launch_ray.py."""
+
+import types
+
+import numpy as np
+import pytest
+
+from models.paths import RunPaths, TargetPaths, append_json_line, read_json, read_json_lines, write_json
+from orchestrator import launch
+from orchestrator.launch import Watch, train_run
+from orchestrator.plan import Job, TrainRequest, plan_run
+from tests.small_data import disc_films, write_dataset
+from tests.small_run import SETTINGS, train_inline
+
+ONE = SETTINGS | {"epochs": 2}
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    """`pneumonia` can be trained; `fracture` has nobody."""
+    truth = {"fracture": np.zeros(90), "pneumonia": (np.random.default_rng(0).random(90) < 0.4).astype(float)}
+    root = tmp_path_factory.mktemp("data") / "dataset"
+    return write_dataset(root, truth, disc_films(truth["pneumonia"]))
+
+
+def test_a_target_that_fails_is_a_result_and_the_next_one_is_trained(dataset, tmp_path):
+    events = []
+    outcomes = train_inline(dataset, tmp_path / "run", events.append, settings=ONE, targets=("fracture", "pneumonia"))
+    assert [(one["job"], one["status"]) for one in outcomes] == [("fracture/0", "failed"), ("pneumonia/0", "ok")]
+    stored = read_json(RunPaths(tmp_path / "run").target("fracture", 0).outcome)
+    assert "0 positives" in stored["error"]
+    assert "Traceback" in stored["traceback"]
+    told = [(one["job"], one["event"]) for one in events]
+    assert told[:4] == [
+        ("fracture/0", "planned"),
+        ("pneumonia/0", "planned"),
+        ("fracture/0", "started"),
+        ("fracture/0", "finished"),
+    ]
+    assert told[4:] == [("pneumonia/0", one) for one in ("started", "epoch", "epoch", "finished")]
+    ledger = read_json_lines(RunPaths(tmp_path / "run").ledger)
+    assert [(one["job"], one["status"]) for one in ledger] == [("fracture/0", "failed"), ("pneumonia/0", "ok")]
+
+
+def test_the_same_command_again_trains_what_is_missing_only(house, tmp_path):
+    run = RunPaths(house / "run")
+    before = {path: path.stat().st_mtime_ns for path in run.root.rglob("*.safetensors")}
+    events = []
+    outcomes = train_inline(house / "dataset", run.root, events.append)
+    assert [one["status"] for one in outcomes] == ["ok", "ok"]
+    assert {(one["event"], one["finished"]) for one in events} == {("planned", True)}
+    assert {path: path.stat().st_mtime_ns for path in run.root.rglob("*.safetensors")} == before
+
+
+def test_interrupted_in_an_epoch_it_goes_on_to_the_same_bytes(dataset, tmp_path):
+    train_inline(dataset, tmp_path / "whole", settings=ONE, targets=("pneumonia",))
+
+    def ctrl_c(event):
+        if event["event"] == "epoch":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train_inline(dataset, tmp_path / "broken", ctrl_c, settings=ONE, targets=("pneumonia",))
+    broken = RunPaths(tmp_path / "broken").target("pneumonia", 0)
+    assert not broken.outcome.exists()
+    outcomes = train_inline(dataset, tmp_path / "broken", settings=ONE, targets=("pneumonia",))
+    assert (outcomes[0]["status"], outcomes[0]["attempt"]) == ("ok", 2)
+    assert broken.weights.read_bytes() == RunPaths(tmp_path / "whole").target("pneumonia", 0).weights.read_bytes()
+
+
+def test_one_driver_at_a_time(dataset, tmp_path):
+    request = TrainRequest(dataset=dataset, out=tmp_path / "run", inline=True, settings=ONE, targets=("pneumonia",))
+
+    def second(event):
+        if event["event"] == "planned":
+            with pytest.raises(ValueError, match=r"Another hilum command is working on .*run\. Wait for it, or give"):
+                train_run(request, lambda event: None)
+            raise InterruptedError("seen")
+
+    with pytest.raises(InterruptedError, match="seen"):
+        train_run(request, second)
+    assert train_run(request, lambda event: None)[0]["status"] == "ok"  # the lock went with its holder
+
+
+@pytest.fixture
+def job(dataset, tmp_path):
+    return plan_run(TrainRequest(dataset=dataset, out=tmp_path / "run", targets=("pneumonia",)), "cpu")[0]
+
+
+def add_epoch(paths: TargetPaths, attempt: int, epoch: int) -> None:
+    append_json_line(paths.attempt(attempt).history, {"epoch": epoch})
+
+
+def news(watch):
+    return [(one["event"], one.get("attempt") or one["row"]["epoch"]) for one in watch.news()]
+
+
+def test_a_watch_tells_each_thing_once(job):
+    watch = Watch(job)
+    assert news(watch) == []
+    job.paths.new_attempt()
+    assert news(watch) == [("started", 1)]
+    add_epoch(job.paths, 1, 1)
+    add_epoch(job.paths, 1, 2)
+    assert news(watch) == [("epoch", 1), ("epoch", 2)]
+    assert news(watch) == []
+
+
+def test_a_watch_follows_a_retry_that_goes_on(job):
+    watch = Watch(job)
+    job.paths.new_attempt()
+    add_epoch(job.paths, 1, 1)
+    news(watch)
+    job.paths.new_attempt()
+    for epoch in (1, 2):
+        add_epoch(job.paths, 2, epoch)
+    assert news(watch) == [("started", 2), ("epoch", 2)]
+
+
+def test_a_job_that_waits_is_not_shown_by_what_an_earlier_command_left(job):
+    job.paths.new_attempt()
+    add_epoch(job.paths, 1, 1)
+    watch = Watch(job)
+    assert news(watch) == []
+    job.paths.new_attempt()
+    add_epoch(job.paths, 2, 1)
+    assert news(watch) == [("started", 2), ("epoch", 1)]
+
+
+class RayError(Exception):
+    pass
+
+
+class OutOfMemoryError(RayError):
+    pass
+
+
+def fake_ray(answer):
+    """`ray.get` returns `answer`, or raises it."""
+
+    def get(reference):
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    return types.SimpleNamespace(
+        get=get, exceptions=types.SimpleNamespace(RayError=RayError, OutOfMemoryError=OutOfMemoryError)
+    )
+
+
+@pytest.mark.parametrize(
+    ("answer", "status", "advice"),
+    [
+        (RayError("the worker died; its log speaks of memory"), "died", "same command again"),
+        (OutOfMemoryError("killed"), "oom", "batch_size"),
+        ("superseded", "died", "same command again"),
+    ],
+)
+def test_a_process_that_left_no_outcome_gets_one(job: Job, answer, status, advice):
+    job.paths.new_attempt()
+    launch._settle(fake_ray(answer), None, job)
+    outcome = read_json(job.paths.outcome)
+    assert (outcome["status"], outcome["attempt"], outcome["pid"]) == (status, 1, None)
+    assert advice in outcome["error"]
+
+
+@pytest.mark.parametrize("answer", ["ok", RayError("died after its outcome was written")])
+def test_an_outcome_that_is_there_stands(job: Job, answer):
+    write_json(job.paths.outcome, {"status": "ok"})
+    launch._settle(fake_ray(answer), None, job)
+    assert read_json(job.paths.outcome) == {"status": "ok"}

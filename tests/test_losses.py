@@ -1,0 +1,50 @@
+import numpy as np
+import pytest
+import torch
+
+from models.config import TrainConfig
+from models.losses import make_loss, positive_weight
+
+LOGIT = torch.tensor([2.0, -1.0, 0.5, -3.0])
+TRUTH = torch.tensor([1.0, 0.0, 0.0, 1.0])
+
+
+def loss_of(**settings):
+    return make_loss(TrainConfig(device="cpu", **settings), TRUTH.numpy())(LOGIT, TRUTH).item()
+
+
+def test_binary_cross_entropy_by_hand():
+    probability = torch.sigmoid(LOGIT)
+    expected = -(TRUTH * probability.log() + (1 - TRUTH) * (1 - probability).log()).mean().item()
+    assert loss_of() == pytest.approx(expected, abs=1e-6)
+
+
+def test_the_positive_weight_counts_positives_more():
+    per_film = torch.nn.functional.binary_cross_entropy_with_logits(LOGIT, TRUTH, reduction="none")
+    assert loss_of(positive_weight="3") == pytest.approx((per_film * (1 + 2 * TRUTH)).mean().item(), abs=1e-6)
+    value = np.array([1.0] + [0.0] * 9)
+    assert positive_weight(TrainConfig(positive_weight="balanced"), value) == 9
+    assert positive_weight(TrainConfig(), value) == 1
+
+
+def test_smoothing_pulls_targets_to_the_middle():
+    smooth = TRUTH * 0.8 + 0.1
+    expected = torch.nn.functional.binary_cross_entropy_with_logits(LOGIT, smooth).item()
+    assert loss_of(label_smoothing=0.2) == pytest.approx(expected, abs=1e-6)
+
+
+def test_focal_loss_counts_sure_films_less():
+    """(1 - p_t)^2 times the cross-entropy, Lin et al. 2017, equation 4."""
+    probability = torch.sigmoid(LOGIT)
+    right = TRUTH * probability + (1 - TRUTH) * (1 - probability)
+    assert loss_of(loss="focal") == pytest.approx(((1 - right) ** 2 * -right.log()).mean().item(), abs=1e-6)
+
+
+def test_asymmetric_loss_forgets_easy_negatives():
+    """Ridnik et al. 2021: positives (1 - p) log p, negatives p_m^4 log(1 - p_m) with p_m = max(p - 0.05, 0)."""
+    probability = torch.sigmoid(LOGIT)
+    shifted = (probability - 0.05).clamp(min=0)
+    by_hand = torch.where(TRUTH == 1, -(1 - probability) * probability.log(), -(shifted**4) * (1 - shifted).log())
+    assert loss_of(loss="asymmetric") == pytest.approx(by_hand.mean().item(), abs=1e-6)
+    easy = torch.tensor([-4.0])
+    assert make_loss(TrainConfig(device="cpu", loss="asymmetric"), np.zeros(1))(easy, torch.zeros(1)).item() == 0

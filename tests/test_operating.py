@@ -1,0 +1,145 @@
+"""Operating points: every rule against brute force, and the courage to say that no threshold is useful."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn import metrics as reference
+
+from models import metrics, operating
+from models.metrics import sigmoid
+from models.operating import OperatingPoint
+
+
+def films(rows: int = 300, seed: int = 0, gap: float = 1.5):
+    generator = np.random.default_rng(seed)
+    truth = (generator.random(rows) < 0.3).astype(float)
+    return np.round(sigmoid(generator.normal(gap * truth - 1, 1)), 2), truth
+
+
+def brute_force(probability, truth):
+    """Figures at every threshold that differs, from scikit-learn."""
+    for threshold in np.unique(np.concatenate([[0.0], probability + 1e-9])):
+        call = probability >= threshold
+        sensitivity = reference.recall_score(truth, call)
+        specificity = reference.recall_score(truth, call, pos_label=0)
+        yield threshold, sensitivity, specificity, reference.fbeta_score(truth, call, beta=2, zero_division=0), call
+
+
+def test_f2_rule_is_the_best_with_the_floor():
+    probability, truth = films()
+    point = operating.choose(probability, truth)
+    best = max(f2 for _, _, specificity, f2, _ in brute_force(probability, truth) if specificity >= 0.5)
+    assert point.f2 == pytest.approx(best, abs=1e-9)
+    assert point.useful
+    assert point.specificity >= 0.5
+    counts = metrics.confusion(probability >= point.threshold, truth)
+    assert (point.sensitivity, point.precision) == (metrics.sensitivity(counts), metrics.precision(counts))
+    assert (point.positives, point.negatives) == (truth.sum(), 300 - truth.sum())
+
+
+def test_the_other_rules_against_brute_force():
+    probability, truth = films(seed=1)
+    every = list(brute_force(probability, truth))
+    youden = operating.choose(probability, truth, "youden")
+    assert youden.sensitivity + youden.specificity == pytest.approx(max(s + c for _, s, c, _, _ in every))
+    sensitive = operating.choose(probability, truth, "sensitivity>=0.9")
+    assert sensitive.specificity == pytest.approx(max(c for _, s, c, _, _ in every if s >= 0.9))
+    specific = operating.choose(probability, truth, "specificity >= .9")
+    assert specific.sensitivity == pytest.approx(max(s for _, s, c, _, _ in every if c >= 0.9))
+    precise = operating.choose(probability, truth, "precision>=0.6")
+    reached = [s for _, s, _, _, call in every if reference.precision_score(truth, call, zero_division=0) >= 0.6]
+    assert precise.sensitivity == pytest.approx(max(reached))
+    cost = operating.choose(probability, truth, "cost(5, 1)")
+    least = min(5 * ((~call) & (truth == 1)).sum() + (call & (truth == 0)).sum() for *_, call in every)
+    missed, alarms = (1 - cost.sensitivity) * cost.positives, (1 - cost.specificity) * cost.negatives
+    assert 5 * missed + alarms == pytest.approx(least)
+
+
+@pytest.mark.parametrize("rule", ["f2", "f1", "youden", "cost(1,1)", "precision>=0.9"])
+@pytest.mark.parametrize("kind", ["constant", "inverted", "random"])
+def test_predictors_that_know_nothing_have_no_useful_threshold(rule, kind):
+    generator = np.random.default_rng(0)
+    truth = (generator.random(4000) < 0.3).astype(float)
+    score = {"constant": np.full(4000, 0.3), "inverted": 0.9 - 0.8 * truth, "random": generator.random(4000)}[kind]
+    point = operating.choose(score, truth, rule)
+    if kind == "random" and rule in ("youden", "f1", "cost(1,1)", "precision>=0.9"):
+        assert point.sensitivity + point.specificity < 1.1  # noise may beat the guess by a hair on its own films
+    else:
+        assert not point.useful
+        assert point.reason.startswith("no useful threshold: ")
+
+
+def test_all_negative_predictor_is_not_useful():
+    truth = np.array([0.0] * 84 + [1.0] * 16)
+    point = operating.choose(np.zeros(100), truth)
+    assert not point.useful
+    assert "always positive" in point.reason
+
+
+@pytest.mark.parametrize(("truth", "words"), [([0, 0], "no positives"), ([1, 1], "no negatives"), ([], "no known")])
+def test_one_class(truth, words):
+    point = operating.choose([0.2, 0.9][: len(truth)], truth)
+    assert not point.useful
+    assert words in point.reason
+    assert point.threshold == 0.5
+
+
+def test_thresholds_lie_midway_and_ends_hold_for_new_films():
+    found = operating.candidates([0.2, 0.6, 0.6, 0.4], [0, 1, 0, 1])
+    assert found.thresholds == pytest.approx([0, 0.3, 0.5, 1])
+    assert found.counts.true_positive.tolist() == [2, 2, 1, 0]
+    assert found.counts.false_positive.tolist() == [2, 1, 1, 0]
+    assert operating.candidates([0.0, 1.0], [0, 1]).thresholds[-1] > 1
+    scores = operating.candidates([-3.0, 5.0], [0, 1]).thresholds
+    assert scores[0] <= -3
+    assert scores[1] == 1
+    assert scores[2] > 5
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(st.floats(0, 1), st.booleans()), min_size=2, max_size=30))
+def test_counts_are_those_of_the_calls(rows):
+    score, truth = (np.array(column, dtype=float) for column in zip(*rows, strict=True))
+    found = operating.candidates(score, truth)
+    for index, threshold in enumerate(found.thresholds):
+        assert operating.at(found.counts, index) == metrics.confusion(score >= threshold, truth)
+
+
+def test_plain_data_round_trip():
+    probability, truth = films()
+    for point in (operating.choose(probability, truth), operating.choose([0.1], [0])):
+        data = json.loads(json.dumps(point.to_dict(), allow_nan=False))
+        again = OperatingPoint.from_dict(data)
+        assert again.to_dict() == point.to_dict()
+    assert math.isnan(again.f2)
+    with pytest.raises(ValueError, match="Unknown operating point key"):
+        OperatingPoint.from_dict({"rule": "f2", "treshold": 1})
+
+
+@pytest.mark.parametrize("rule", ["f3", "sensitivity>=1.5", "cost(1)", "cost(0,1)", "", "precision<0.5"])
+def test_unknown_rule(rule):
+    with pytest.raises(ValueError, match="Unknown operating point rule"):
+        operating.choose([0.1, 0.9], [0, 1], rule)
+
+
+def test_cross_validated_figures_are_humbler_than_those_on_the_same_films():
+    optimism = []
+    for seed in range(20):
+        probability, truth = films(80, seed, gap=0.3)
+        patients = np.arange(80)
+        inside = operating.choose(probability, truth, "youden")
+        outside = operating.cross_validated_figures(probability, truth, patients, "youden", folds=5, seed=seed)
+        optimism.append(inside.sensitivity + inside.specificity - outside["sensitivity"] - outside["specificity"])
+    assert np.mean(optimism) > 0.05
+
+
+def test_calls_follow_the_ranking_only():
+    probability, truth = films()
+    patients = np.arange(300) % 90
+    logit = 4 * np.log(np.clip(probability, 0.005, 0.995) / (1 - np.clip(probability, 0.005, 0.995)))
+    one = operating.cross_validated_calls(probability, truth, patients)
+    assert np.array_equal(one, operating.cross_validated_calls(logit, truth, patients))

@@ -1,0 +1,47 @@
+"""models/processor.py: number formats from the processor's flags."""
+
+from pathlib import Path
+
+import pytest
+
+from models import processor
+
+INTEL = "processor\t: 0\nvendor_id\t: GenuineIntel\nflags\t\t: fpu avx2 avx512_bf16 amx_tile\n\nprocessor\t: 1\n"
+ARM = "processor\t: 0\nBogoMIPS\t: 50.00\nFeatures\t: fp asimd bf16\n"
+
+
+@pytest.fixture
+def flags_of(monkeypatch):
+    def read(text):
+        processor.processor_flags.cache_clear()
+        monkeypatch.setattr(Path, "read_text", lambda path, **options: text)
+        return processor.processor_flags()
+
+    yield read
+    monkeypatch.undo()
+    processor.processor_flags.cache_clear()
+
+
+def test_flags_are_whole_words_of_the_first_processor(flags_of):
+    assert flags_of(INTEL) == {"fpu", "avx2", "avx512_bf16", "amx_tile"}
+    assert flags_of(ARM) == {"fp", "asimd", "bf16"}
+    assert flags_of("model name\t: unknown\n") == frozenset()
+
+
+@pytest.mark.parametrize(
+    ("flags", "precision"),
+    [("avx2 avx512f", "fp32"), ("avx512_bf16", "bf16"), ("amx_bf16", "bf16"), ("avx512_bf16x amx_tile", "fp32")],
+)
+def test_bf16_only_where_the_processor_computes_in_it(flags_of, flags, precision):
+    flags_of(f"flags : {flags}\n")
+    assert processor.cpu_precision() == precision
+
+
+def test_a_system_that_does_not_tell(monkeypatch):
+    def absent(path, **options):
+        raise FileNotFoundError(path)
+
+    processor.processor_flags.cache_clear()
+    monkeypatch.setattr(Path, "read_text", absent)
+    assert processor.cpu_precision() == "fp32"
+    processor.processor_flags.cache_clear()

@@ -1,0 +1,53 @@
+import math
+
+import numpy as np
+import pytest
+from sklearn import metrics as reference
+
+from models.scores import log_loss, selection_rule, summary
+
+
+def part(positives, negatives):
+    return np.array([1.0] * positives + [0.0] * negatives)
+
+
+@pytest.mark.parametrize(
+    ("positives", "negatives", "name"),
+    [(20, 20, "auc"), (19, 500, "log_loss"), (500, 19, "log_loss"), (1, 0, "log_loss"), (0, 50, "last_epoch")],
+)
+def test_the_rule_follows_the_counts(positives, negatives, name):
+    rule = selection_rule(part(positives, negatives))
+    assert rule.name == name
+    assert f"{positives} positives and {negatives} negatives" in rule.reason
+
+
+def test_every_rule_is_better_when_higher():
+    truth = part(30, 30)
+    good, bad = truth * 4 - 2, 2 - truth * 4
+    assert selection_rule(truth).score(good, truth, 0) == 1.0
+    assert selection_rule(truth).score(bad, truth, 0) == 0.0
+    few = part(5, 30)
+    rule = selection_rule(few)
+    assert rule.score(few * 4 - 2, few, 0) > rule.score(2 - few * 4, few, 0)
+    last = selection_rule(part(0, 30))
+    assert last.score(np.zeros(30), part(0, 30), 4) > last.score(np.zeros(30), part(0, 30), 3)
+
+
+def test_log_loss_is_scikit_learns():
+    draws = np.random.default_rng(0)
+    truth, logit = part(40, 60), draws.normal(size=100)
+    probability = 1 / (1 + np.exp(-logit))
+    assert log_loss(logit, truth) == pytest.approx(reference.log_loss(truth, probability), abs=1e-12)
+
+
+def test_a_model_that_never_says_yes_has_recall_zero_and_no_precision():
+    figures = summary("select", np.full(100, -9.0), part(16, 84))
+    assert figures["select_recall"] == 0
+    assert math.isnan(figures["select_precision"])
+    assert figures["select_auc"] == 0.5
+    assert (figures["select_positives"], figures["select_negatives"]) == (16, 84)
+
+
+def test_a_part_without_positives_is_undefined_not_an_error():
+    figures = summary("select", np.zeros(10), part(0, 10))
+    assert all(math.isnan(figures[f"select_{name}"]) for name in ("auc", "average_precision", "recall"))
