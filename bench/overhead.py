@@ -1,9 +1,11 @@
 """What the launcher costs: `hilum train` for twelve equal targets against twelve plain processes that do the same.
 
 In: nothing (a data set of noise is written). Out: a table; with --check, exit code 1 where `hilum train` takes more
-than 5 % longer (a figure for targets of a minute or more). The plain side is a pool of `python -c "run_job(...)"` over
-folders planned alike, with the same number at a time and the same environment. The sides
-alternate; medians are compared.
+than 5 % longer, or where the targets were too short for that figure, which is one for targets of a minute. The plain
+side is a pool of `python -c "run_job(...)"` over folders planned alike, with the same number at a time and the same
+environment. What is fair: both sides pay a fresh process and its imports for every target, since a script that trained
+all in one process would not be what is compared; planning, and Ray's start and end, are on the bill of `hilum train`
+alone. The sides alternate; medians are compared.
 """
 
 import argparse
@@ -27,6 +29,7 @@ from orchestrator.text import aligned
 from pathologies.catalog import CHEXPERT_TARGETS
 
 ALLOWED = 0.05
+A_MINUTE = 45.0  # seconds of training at least, for the figure to say anything
 SETTINGS = {"backbone": "test_resnet", "batch_size": 8, "device": "cpu", "precision": "fp32", "threads": 1}
 PLAIN = "import sys; from models.job import run_job; run_job(*sys.argv[1:])"
 COLUMNS = ("side", "wall s", "start-up s", "import s", "training s", "write s", "dispatch s")
@@ -172,7 +175,10 @@ def main(words: list[str] | None = None) -> int:
     print(aligned(COLUMNS, [middle(plain).cells("plain processes"), middle(ours).cells("hilum train")]))
     more = middle(ours).wall / middle(plain).wall - 1
     print(f"hilum train takes {more:+.1%}; at most {ALLOWED:.0%} is wanted when a target takes a minute.")
-    return int(options.check and more > ALLOWED)
+    short = middle(plain).training < A_MINUTE
+    if short:
+        print(f"The targets took {middle(plain).training:.0f} s: too short for that. Give a larger --seconds.")
+    return int(options.check and (short or more > ALLOWED))
 
 
 if __name__ == "__main__":

@@ -4,7 +4,8 @@ In: DATASET's `images.u8` (already opened) and `targets.npz`; out: normalised ba
 processes: indexing the map copies just the films of one batch.
 """
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from models.config import TrainConfig
+from models.resident import gather, resident, send
 from models.targets import Targets
 
 STREAM = 0  # film order; augmentation draws from another stream
@@ -32,13 +34,21 @@ class Pixels:
     std: float
     size: int
     device: str
+    # the whole cache on a GPU, once it was asked for; a copy made by `replace` shares it
+    store: dict[str, Tensor | None] = field(default_factory=dict, repr=False, compare=False)
+    on_batch: Callable[[], None] | None = None  # a sign of life; may raise where a batch is not wanted any more
 
     def batch(self, rows: np.ndarray, size: int | None = None) -> Tensor:
         """Films `rows` as N x 1 x size x size floats on the device; `size`: none for the full one."""
-        order = np.argsort(rows)  # ascending reads are kinder to a cold page cache
-        films = np.empty((len(rows), *self.images.shape[1:]), np.uint8)
-        films[order] = self.images[rows[order]]
-        return normalise(torch.from_numpy(films).to(self.device), self.mean, self.std, size or self.size)
+        if self.on_batch:
+            self.on_batch()
+        return normalise(self._films(rows), self.mean, self.std, size or self.size)
+
+    def _films(self, rows: np.ndarray) -> Tensor:
+        if "films" not in self.store:
+            self.store["films"] = resident(self.images, self.device)
+        films = self.store["films"]
+        return gather(self.images, rows, self.device) if films is None else films[send(rows, films.device)]
 
 
 def normalise(films: Tensor, mean: float, std: float, size: int) -> Tensor:

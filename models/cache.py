@@ -14,6 +14,9 @@ import numpy as np
 
 from models.paths import DatasetPaths, publishing, read_json
 
+# Of a GPU's memory, for the cache: twelve trainings on one card keep their own, and two fifths stay for their networks.
+DEVICE_SHARE = 0.05
+
 
 @dataclass(frozen=True, kw_only=True)
 class Shard:

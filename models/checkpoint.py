@@ -4,18 +4,20 @@ In: network, optimiser, progress. Out: `last.ckpt`, written under another name f
 one. Everything random is drawn from (seed, epoch, step), so there is no generator state to keep.
 """
 
-import json
+import os
+import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from models.paths import write_bytes
+from models.paths import publishing, write_bytes
+from models.sealed import Damaged, seal, unseal
+
+PROGRESS = "progress"  # the metadata key
 
 
 @dataclass
@@ -27,6 +29,8 @@ class Progress:
     best_epoch: int = -1
     best_score: float | None = None
     history_rows: int = 0
+    snapshots: list[list[float]] = field(default_factory=list)  # [epoch from 1, select score] of each one kept
+    batch_size: int = 0  # that `step` counts in
     # the running epoch, for its training figures
     scores: list[float] = field(default_factory=list)
     truths: list[float] = field(default_factory=list)
@@ -38,6 +42,12 @@ def save_checkpoint(
     path: Path, network: nn.Module, optimiser: Optimizer, progress: Progress, averaged: nn.Module | None = None
 ) -> None:
     """Write everything that the next step depends on. `averaged`: the moving average of the weights, if any."""
+    write_checkpoint(path, checkpoint_bytes(network, optimiser, progress, averaged))
+
+
+def checkpoint_bytes(
+    network: nn.Module, optimiser: Optimizer, progress: Progress, averaged: nn.Module | None = None
+) -> bytes:
     tensors = {f"network.{name}": value for name, value in network.state_dict().items()}
     if averaged is not None:
         tensors |= {f"averaged.{name}": value for name, value in averaged.state_dict().items()}
@@ -47,19 +57,27 @@ def save_checkpoint(
     tensors["progress.scores"] = torch.tensor(progress.scores, dtype=torch.float64)
     tensors["progress.truths"] = torch.tensor(progress.truths, dtype=torch.float64)
     facts = {name: value for name, value in vars(progress).items() if name not in ("scores", "truths")}
-    plain = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-    write_bytes(path, save(plain, metadata={"progress": json.dumps(facts, sort_keys=True)}))
+    return seal(tensors, PROGRESS, facts)
+
+
+def write_checkpoint(path: Path, data: bytes, previous: Path | None = None) -> None:
+    """Write `path` whole or not at all; what it held before becomes `previous`, for a disk that damages the new one."""
+    if previous is not None and path.exists():
+        with publishing(previous) as temporary:
+            try:
+                os.link(path, temporary)
+            except OSError:  # a file system without hard links
+                shutil.copyfile(path, temporary)
+    write_bytes(path, data)
 
 
 def load_checkpoint(
     path: Path, network: nn.Module, optimiser: Optimizer, averaged: nn.Module | None = None
 ) -> Progress | None:
-    """Restore networks and optimiser in place; None, with all untouched, where the file is absent or broken."""
+    """Restore networks and optimiser in place; None, with all untouched, where the file is absent or damaged."""
     try:
-        with safe_open(path, framework="pt") as stored:
-            facts = json.loads(stored.metadata()["progress"])
-            tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError):
+        tensors, facts = unseal(path, PROGRESS)
+    except (OSError, Damaged):
         return None
     network.load_state_dict(_under("network.", tensors))
     if averaged is not None:

@@ -35,14 +35,34 @@ class Member:
     column: int = 0  # which output, of a network that answers for several findings
     copies: bool = False  # the mean over shifted and zoomed copies of the film instead of the film itself
 
-    def logits(self, batch: Tensor) -> np.ndarray:
-        """N x 1 x size x size normalised films -> N logits."""
+    def answer(self, batch: Tensor) -> np.ndarray:
+        """N x 1 x size x size normalised films -> N logits, of a shared network N x outputs."""
         looks = [moved(batch, copy) for copy in COPIES] if self.copies else [batch]
-        return np.mean([self._ask(look) for look in looks], axis=0)
+        return np.mean([self.network(look).float().cpu().numpy().astype(np.float64) for look in looks], axis=0)
 
-    def _ask(self, batch: Tensor) -> np.ndarray:
-        answer = self.network(batch).float()
-        return (answer if answer.ndim == 1 else answer[:, self.column]).cpu().numpy().astype(np.float64)
+    def logits_of(self, answer: np.ndarray) -> np.ndarray:
+        """N logits of this member's finding."""
+        return answer if answer.ndim == 1 else answer[:, self.column]
+
+
+class Films:
+    """A batch of films on its way through many networks: each size is made once, each network is asked once."""
+
+    def __init__(self, films: np.ndarray, device: str) -> None:
+        self.count = len(films)
+        self.pixels = torch.from_numpy(np.array(films)).to(device)  # a copy: a read-only map's films are not writable
+        self.batches: dict[tuple[float, float, int], Tensor] = {}
+        self.answers: dict[tuple[int, int, bool], np.ndarray] = {}
+
+    def logits(self, member: Member, mean: float, std: float) -> np.ndarray:
+        """N logits of a member."""
+        asked = (id(member.network), member.size, member.copies)
+        if asked not in self.answers:
+            place = (mean, std, member.size)
+            if place not in self.batches:
+                self.batches[place] = normalise(self.pixels, *place)
+            self.answers[asked] = member.answer(self.batches[place])
+        return member.logits_of(self.answers[asked])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,16 +84,16 @@ class Classifier:
         point = self.entry["operating_points"][self.entry["operating_point"]]
         return point["threshold"] if point["useful"] else None
 
-    def columns(self, films: np.ndarray) -> np.ndarray:
-        """N x H x W uint8 films, prepared as the bundle's input contract says -> N x members logits."""
-        pixels = torch.from_numpy(np.array(films)).to(self.device)  # a copy: films of a read-only map are not writable
-        batches: dict[int, Tensor] = {}
-        found = np.empty((len(films), len(self.members)))
+    def columns(self, films: np.ndarray | Films) -> np.ndarray:
+        """N x H x W uint8 films, prepared as the bundle's input contract says -> N x members logits.
+
+        `Films` keeps what other findings may ask of the same batch.
+        """
+        batch = films if isinstance(films, Films) else Films(films, self.device)
+        found = np.empty((batch.count, len(self.members)))
         with torch.inference_mode():
             for index, member in enumerate(self.members):
-                if member.size not in batches:
-                    batches[member.size] = normalise(pixels, self.mean, self.std, member.size)
-                found[:, index] = member.logits(batches[member.size])
+                found[:, index] = batch.logits(member, self.mean, self.std)
         return found
 
     def combine(self, columns: Mapping[str, np.ndarray]) -> np.ndarray:
@@ -105,10 +125,18 @@ def moved(batch: Tensor, copy: tuple[float, float, float]) -> Tensor:
 
 
 def load_classifier(
-    slug: str, entry: Mapping[str, Any], contract: Mapping[str, Any], folder: Path, device: str
+    slug: str,
+    entry: Mapping[str, Any],
+    contract: Mapping[str, Any],
+    folder: Path,
+    device: str,
+    networks: dict[str, nn.Module] | None = None,
 ) -> Classifier:
-    """Read one finding of the bundle in `folder`. Errors: an absent or a wrong weight file."""
-    networks: dict[str, nn.Module] = {}
+    """Read one finding of the bundle in `folder`. Errors: an absent or a wrong weight file.
+
+    `networks` holds those that are read already, by file, and takes the further ones.
+    """
+    networks = {} if networks is None else networks
     for model in entry["models"]:
         if model["file"] not in networks:  # a film and its copies are asked of the same network
             networks[model["file"]] = read_network(folder / model["file"], model, device)
@@ -134,12 +162,12 @@ def load_classifier(
 
 
 def read_network(path: Path, model: Mapping[str, Any], device: str) -> nn.Module:
-    """A network from its weight file; `model` has its backbone and the file's sha256."""
+    """A network from its weight file; `model` has its backbone, its outputs if shared, and the file's sha256."""
     if not path.is_file():
         raise FileNotFoundError(f"The bundle lacks {path}. Copy the whole folder, weights included.")
     data = path.read_bytes()
     if hashlib.sha256(data).hexdigest() != model["sha256"]:
         raise ValueError(f"{path} is not the file that the bundle was made with (its hash differs). Copy it again.")
-    network = build_network(model["backbone"])
+    network = build_network(model["backbone"], outputs=model.get("outputs"))
     network.load_state_dict(load(data))
     return network.to(device, memory_format=torch.channels_last).eval()

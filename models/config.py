@@ -19,7 +19,8 @@ from typing import Any, get_args, get_origin, get_type_hints
 CHOICES: Mapping[str, tuple[str, ...]] = {
     "views": ("frontal", "lateral", "all"),
     "loss": ("bce", "focal", "asymmetric"),
-    "schedule": ("one_cycle", "cosine", "constant"),
+    "schedule": ("one_cycle", "cosine", "cyclic", "constant"),
+    "reduction": ("mean", "sum"),
     "sampler": ("natural", "balanced", "label_vector"),
     "precision": ("auto", "fp32", "bf16"),
 }
@@ -27,6 +28,7 @@ AT_LEAST: Mapping[str, float] = {
     "epochs": 1,
     "batch_size": 2,  # batch normalisation needs two
     "threads": 1,
+    "ranks": 1,
     "sampler_minimum": 1,
     "image_size": 16,
     "learning_rate": 0,
@@ -41,7 +43,13 @@ AT_LEAST: Mapping[str, float] = {
     "noise": 0,
     "mixup": 0,
     "backbone_rate": 0,
+    "snapshots": 0,
+    "checkpoint_minutes": 0,
+    "watchdog_minutes": 0,
+    "storage_minutes": 0,
 }
+# How a training is kept safe: no part of what it computes, so they may change at any time.
+UPKEEP = ("checkpoint_minutes", "watchdog_minutes", "storage_minutes")
 SHARES = ("dropout", "label_smoothing", "augment_probability", "warmup", "scaling", "contrast", "erasing", "averaging")
 
 
@@ -56,16 +64,18 @@ class TrainConfig:
     batch_size: int = 32  # films per step
     learning_rate: float = 1e-3  # peak of the one-cycle schedule
     weight_decay: float = 0.05  # AdamW, not on norms and biases
-    schedule: str = "one_cycle"  # of the learning rate: one_cycle, cosine, constant
+    schedule: str = "one_cycle"  # of the learning rate: one_cycle, cosine, constant, cyclic (cosine, anew per snapshot)
     warmup: float = 0.3  # share of the steps in which the learning rate rises
     backbone_rate: float = 1.0  # learning rate of all but the last layer, as a share; below 1 for trained weights
     frozen_epochs: int = 0  # first epochs in which only the last layer learns
     accumulate: int = 1  # batches whose gradients make one step
     averaging: float = 0.0  # decay of the moving average of the weights that is scored and kept; 0: none
     start_size: float = 1.0  # side of the films in the first epoch as a share of the full one; 1: always full
+    snapshots: int = 0  # further weight files as members: ends of as many cycles (cyclic), else next best epochs
     clip: float = 1.0  # largest gradient norm; 0: no clipping
     loss: str = "bce"  # bce, focal (Lin et al. 2017), asymmetric (Ridnik et al. 2021)
     positive_weight: str = "none"  # weight of positives in the loss: none, balanced (negatives / positives), a number
+    reduction: str = "mean"  # of a shared network, over the losses of its targets: mean, sum
     label_smoothing: float = 0.0  # targets move this far towards 0.5
     sampler: str = "natural"  # natural, balanced (both classes alike), label_vector (rare combinations more often)
     sampler_minimum: int = 20  # label_vector: draws an epoch of every combination of findings that occurs
@@ -82,11 +92,14 @@ class TrainConfig:
     patience: int = 0  # stop after so many epochs without a better select score; 0: never
     seed: int = 0  # member k of a run uses seed + k
     threads: int = 1  # CPU threads of the training process
+    ranks: int = 1  # processes that share every batch, each with a GPU of its own (--gpus-per-target)
     precision: str = "auto"  # bf16 where the processor computes in it, else fp32
     device: str = "auto"  # cuda where there is one, else cpu
     compile: bool = False  # torch.compile: pays where a target trains for long
     deterministic: bool = False  # on a GPU: repeatable operations only; on a CPU they always are
     checkpoint_minutes: float = 5.0  # a checkpoint at every epoch's end, and within an epoch after so many minutes
+    watchdog_minutes: float = 10.0  # a step without any sign of life for so long hangs, and is ended; 0: never
+    storage_minutes: float = 10.0  # a write that fails is tried again for so long before the target fails
     uncertain: str = ""  # label policy for -1: zeros, ones, ignore, soft(low,high); empty: the finding's own
     blank: str = ""  # label policy for blanks: zero, ignore; empty: the finding's own
 
@@ -101,6 +114,12 @@ class TrainConfig:
         for name in SHARES:
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name}={getattr(self, name)} must lie between 0 and 1")
+        if self.snapshots > self.epochs:
+            raise ValueError(f"snapshots={self.snapshots} of {self.epochs} epochs: at most one of each epoch")
+        if self.schedule == "cyclic" and self.snapshots < 2:
+            raise ValueError(f"schedule=cyclic begins anew for each snapshot: snapshots={self.snapshots} is below 2")
+        if self.batch_size % self.ranks or self.ranks > 1 and self.batch_size < 2 * self.ranks:
+            raise ValueError(f"batch_size={self.batch_size} cannot be shared equally by ranks={self.ranks}")
         if not 0 < self.start_size <= 1:
             raise ValueError(f"start_size={self.start_size} must lie above 0 and at most at 1")
         if self.device.partition(":")[0] not in ("auto", "cpu", "cuda"):
@@ -112,8 +131,9 @@ class TrainConfig:
         return dataclasses.asdict(self)
 
     def digest(self) -> str:
-        """Hash of the fields that shape the weights: how often checkpoints are written does not."""
-        fields = {name: value for name, value in self.to_dict().items() if name != "checkpoint_minutes"}
+        """Hash of the fields that shape the weights: its upkeep does not, nor no snapshots."""
+        left_out = UPKEEP if self.snapshots else (*UPKEEP, "snapshots")
+        fields = {name: value for name, value in self.to_dict().items() if name not in left_out}
         return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:16]
 
 

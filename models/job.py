@@ -15,6 +15,7 @@ import sys
 import traceback
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,58 +23,87 @@ import numpy as np
 import pyarrow
 import torch
 from pyarrow import parquet
-from safetensors.torch import load_file
 
 from models.batches import Pixels
 from models.cache import open_images
 from models.config import TrainConfig
 from models.device import resolve, set_threads
+from models.guards import Guards, Superseded, check_newest, guarded
 from models.network import build_network
 from models.paths import AttemptPaths, DatasetPaths, TargetPaths, publishing, read_json, write_json
+from models.ranks import together
+from models.takeover import continue_from_earlier, drop_checkpoints
 from models.targets import PARTS, Targets
 from models.train import NotANumber, OnEpoch, Task, predict_logits, train_target
+from models.verified import verify_images
+from models.weights import load_weights
 
 log = logging.getLogger(__name__)
 Check = Callable[[], None]
+_NO_CPU_MEMORY = "DefaultCPUAllocator: can't allocate memory"  # a RuntimeError without a class of its own
 PREDICTED_PARTS = ("select", "calibrate", "test")
 
 
-class Superseded(RuntimeError):
-    """A newer attempt at this target has started, or the process that wanted this one is gone."""
-
-
-def run_job(dataset: Path, target: Path, on_epoch: OnEpoch | None = None, watch_parent: bool = True) -> dict[str, Any]:
+def run_job(
+    dataset: Path,
+    target: Path,
+    on_epoch: OnEpoch | None = None,
+    watch_parent: bool = True,
+    on_hang: Check | None = None,
+) -> dict[str, Any]:
     """Train, predict, publish; returns what `outcome.json` says. A failure is an outcome, never an exception.
 
-    KeyboardInterrupt and Superseded pass through: nobody asked this process for a result any more.
+    KeyboardInterrupt (Interrupted, when there was time for a checkpoint) and Superseded pass through: nobody asked this
+    process for a result any more. `watch_parent`: this process was started for the training alone. `on_hang`: called
+    when the outcome tells of a hang, before this process ends.
     """
     paths = TargetPaths(target)
     started = _now()
     attempt = paths.new_attempt()
-    try:
-        _continue_from_earlier(paths, attempt)
-        wanted = _still_wanted(watch_parent)
-        result = {"status": "ok"} | _train_and_predict(DatasetPaths(dataset), paths, attempt, wanted, on_epoch)
-    except Superseded:
-        raise
-    except Exception as error:  # the border of the process: whatever happened becomes the outcome of this target
-        result = {"status": _status(error), "error": f"{type(error).__name__}: {error}", "traceback": _trace(error)}
-    result |= {
+
+    def hung(stacks: str) -> None:
+        check_newest(paths, attempt)
+        error = "A step of the training gave no sign of life for watchdog_minutes; `traceback` has the stacks."
+        write_json(paths.outcome, _facts(attempt, started) | {"status": "hung", "error": error, "traceback": stacks})
+        if on_hang:
+            on_hang()
+
+    with guarded(paths, attempt, watch_parent, hung) as guards:
+        try:
+            taken = continue_from_earlier(paths, attempt)
+            trained = _train_and_predict(DatasetPaths(dataset), paths, attempt, guards, on_epoch)
+            result = {"status": "ok"} | taken | trained
+        except Superseded:
+            raise
+        except Exception as error:  # the border of the process: whatever happened becomes the outcome of this target
+            result = {"status": _status(error), "error": f"{type(error).__name__}: {error}", "traceback": _trace(error)}
+            result |= _kept(paths, attempt)
+        result = _facts(attempt, started) | result
+        check_newest(paths, attempt)
+        guards.patience.write(lambda: write_json(paths.outcome, result), paths.outcome)
+    if result["status"] == "ok":
+        for number in range(1, attempt.number + 1):
+            drop_checkpoints(paths.attempt(number))
+    return result
+
+
+def _facts(attempt: AttemptPaths, started: str) -> dict[str, Any]:
+    """What every outcome says."""
+    return {
         "attempt": attempt.number,
         "pid": os.getpid(),
         "host": socket.gethostname(),
         "started": started,
         "ended": _now(),
         "peak_memory_bytes": peak_memory(),
+        **dict.fromkeys(("best_epoch", "select_score", "error")),
     }
-    for name in ("best_epoch", "select_score", "error"):
-        result.setdefault(name, None)
-    _check_newest(paths, attempt)
-    write_json(paths.outcome, result)
-    if result["status"] == "ok":
-        attempt.checkpoint.unlink(missing_ok=True)  # of a finished attempt only the history is still of use
-        attempt.best.unlink(missing_ok=True)
-    return result
+
+
+def _kept(paths: TargetPaths, attempt: AttemptPaths) -> dict[str, Any]:
+    """Of a training that failed: its best weights so far and its last checkpoint, and where they are."""
+    found = {"last_good_weights": attempt.best, "last_checkpoint": attempt.checkpoint}
+    return {name: str(path.relative_to(paths.root)) if path.exists() else None for name, path in found.items()}
 
 
 def peak_memory() -> int:
@@ -94,31 +124,27 @@ def _train_and_predict(
     dataset: DatasetPaths,
     paths: TargetPaths,
     attempt: AttemptPaths,
-    wanted: Callable[[], None],
+    guards: Guards,
     on_epoch: OnEpoch | None,
 ) -> dict[str, Any]:
-    config = resolve(TrainConfig(**read_json(paths.config)["config"]))
-    set_threads(config.threads)
-    manifest = read_json(dataset.manifest)
-    targets = Targets.load(paths.targets)
-    pixels = Pixels(
-        images=open_images(dataset.root),
-        mean=manifest["pixel_mean"],
-        std=manifest["pixel_std"],
-        size=config.image_size or manifest["size"],
-        device=config.device,
-    )
-    task = Task(config=config, targets=targets, pixels=pixels, paths=attempt, still_wanted=wanted)
-    result = train_target(task, on_epoch)
-    network = build_network(config.backbone, config.dropout)
-    network.load_state_dict(load_file(attempt.best))
+    task = open_task(dataset, paths, attempt, guards.still_wanted, guards)
+    config = task.config
+    with together(dataset, paths, attempt, config):
+        result = train_target(task, guards.beside(on_epoch))
+    task = task.endable()  # from the last checkpoint on there is nothing to lose but predictions
+    network = build_network(config.backbone, config.dropout, task.targets.outputs)
+    network.load_state_dict(load_weights(attempt.best))
     network.to(config.device, memory_format=torch.channels_last)
     predictions = _predictions(task, network)
-    _check_newest(paths, attempt)
-    with publishing(paths.weights) as temporary:
-        shutil.copyfile(attempt.best, temporary)
-    with publishing(paths.predictions) as temporary:
-        parquet.write_table(predictions, temporary)
+    further = [one["epoch"] for one in result.get("snapshots", ())]
+    for epoch in further:
+        network.load_state_dict(load_weights(attempt.snapshot(epoch)))
+        predictions = _beside(predictions, _predictions(task, network), epoch)
+    check_newest(paths, attempt)
+    sources = {paths.weights: attempt.best} | {paths.snapshot(epoch): attempt.snapshot(epoch) for epoch in further}
+    for goal, source in sources.items():
+        guards.patience.write(partial(_copy, source, goal), goal, source.stat().st_size)
+    guards.patience.write(partial(_write_table, predictions, paths.predictions), paths.predictions, predictions.nbytes)
     return result | {
         "device": config.device,
         "precision": config.precision,
@@ -128,50 +154,70 @@ def _train_and_predict(
     }
 
 
+def _copy(source: Path, goal: Path) -> None:
+    with publishing(goal) as temporary:
+        shutil.copyfile(source, temporary)
+
+
+def _write_table(table: pyarrow.Table, goal: Path) -> None:
+    with publishing(goal) as temporary:
+        parquet.write_table(table, temporary)
+
+
+def open_task(
+    dataset: DatasetPaths,
+    paths: TargetPaths,
+    attempt: AttemptPaths,
+    still_wanted: Check,
+    guards: Guards | None = None,
+) -> Task:
+    """What a training works on, from the files; sets the threads of this process."""
+    config = resolve(TrainConfig(**read_json(paths.config)["config"]))
+    set_threads(config.threads)
+    manifest = read_json(dataset.manifest)
+    images = open_images(dataset.root)
+    if guards:
+        verify_images(dataset, manifest, guards.watchdog.alive)
+    pixels = Pixels(
+        images=images,
+        mean=manifest["pixel_mean"],
+        std=manifest["pixel_std"],
+        size=config.image_size or manifest["size"],
+        device=config.device,
+        on_batch=guards.sign_of_life if guards else None,
+    )
+    targets = Targets.load(paths.targets)
+    further = {"wish": guards.wish, "patience": guards.patience} if guards else {}
+    return Task(config=config, targets=targets, pixels=pixels, paths=attempt, still_wanted=still_wanted, **further)
+
+
 def _predictions(task: Task, network: torch.nn.Module) -> pyarrow.Table:
-    """Logits of every film that is not trained on, in fp32 as `predict` computes them; no label is needed or known."""
+    """Logits of every film that is not trained on, in fp32 as `predict` computes them; no label is needed or known.
+
+    Of a shared network there is a column for each finding, in the place of `logit`.
+    """
     targets = task.targets
     chosen = np.concatenate([targets.all_of(part) for part in PREDICTED_PARTS])
     exact = dataclasses.replace(task.config, precision="fp32")
     logits = predict_logits(network, task.pixels, targets.row[chosen], exact)
     names = np.array(PARTS)[targets.part[chosen]]
-    return pyarrow.table({"image_id": targets.image_id[chosen].astype(str), "part": names, "logit": logits})
+    columns = {"logit": logits}
+    if targets.outputs is not None:
+        columns = dict(zip(targets.slugs.astype(str).tolist(), logits.reshape(-1, targets.outputs).T, strict=True))
+    return pyarrow.table({"image_id": targets.image_id[chosen].astype(str), "part": names} | columns)
 
 
-def _continue_from_earlier(paths: TargetPaths, new: AttemptPaths) -> None:
-    """Take over checkpoint, best weights and history of the newest earlier attempt that left a checkpoint."""
-    for earlier in range(new.number - 1, 0, -1):
-        old = paths.attempt(earlier)
-        if not old.checkpoint.exists():
-            continue
-        # the checkpoint comes last: without it the attempt starts afresh and overwrites the others
-        for source, goal in ((old.history, new.history), (old.best, new.best), (old.checkpoint, new.checkpoint)):
-            if source.exists():
-                with publishing(goal) as temporary:
-                    shutil.copyfile(source, temporary)
-        return
-
-
-def _still_wanted(watch_parent: bool) -> Check:
-    parent = os.getppid()
-
-    def check() -> None:
-        if watch_parent and os.getppid() != parent:
-            raise Superseded("The process that started this training is gone.")
-
-    return check
-
-
-def _check_newest(paths: TargetPaths, attempt: AttemptPaths) -> None:
-    newest = paths.newest_attempt()
-    if newest and newest.number != attempt.number:
-        raise Superseded(f"Attempt {newest.number} has taken over from attempt {attempt.number} at {paths.root}.")
+def _beside(table: pyarrow.Table, snapshot: pyarrow.Table, epoch: int) -> pyarrow.Table:
+    """The columns of a snapshot as further ones: `logit@7` is `logit` at the end of epoch 7."""
+    for name in snapshot.column_names[2:]:
+        table = table.append_column(f"{name}@{epoch}", snapshot[name])
+    return table
 
 
 def _status(error: Exception) -> str:
     if isinstance(error, NotANumber):
         return "nan"
-    if isinstance(error, MemoryError | torch.cuda.OutOfMemoryError):
+    if isinstance(error, MemoryError | torch.cuda.OutOfMemoryError) or _NO_CPU_MEMORY in str(error):
         return "oom"
     return "failed"
 

@@ -10,21 +10,42 @@ from torchvision.ops import sigmoid_focal_loss
 
 from models.config import TrainConfig
 
+Loss = Callable[[Tensor, Tensor], Tensor]
 
-def make_loss(config: TrainConfig, value: np.ndarray) -> Callable[[Tensor, Tensor], Tensor]:
-    """The mean loss of a batch; targets may be soft. `value`: the training part's targets, for `balanced`."""
-    weight = torch.tensor(positive_weight(config, value), device=config.device)
+
+def make_loss(config: TrainConfig, value: np.ndarray) -> Loss:
+    """The mean loss of a batch; targets may be soft. `value`: the training part's targets, for `balanced`.
+
+    For films x targets, NaN where unknown: the mean over each target's known films, then `reduction` over the targets
+    that have any in the batch.
+    """
+    each = _film_loss(config, value)
+    if np.ndim(value) == 1:
+        return lambda logit, truth: each(logit, truth).mean()
+
+    def shared(logit: Tensor, truth: Tensor) -> Tensor:
+        known = ~torch.isnan(truth)
+        films = known.sum(dim=0)
+        # a multiplication would keep a NaN, and send it back through the network
+        losses = torch.where(known, each(logit, torch.where(known, truth, 0.5)), 0.0).sum(dim=0) / films.clamp(min=1)
+        total = losses.sum()
+        return total if config.reduction == "sum" else total / (films > 0).sum().clamp(min=1)
+
+    return shared
+
+
+def _film_loss(config: TrainConfig, value: np.ndarray) -> Loss:
+    """The loss of every film, and of every target, on its own."""
+    weight = torch.tensor(positive_weight(config, value), dtype=torch.float32, device=config.device)
     smoothing = config.label_smoothing
 
     def loss(logit: Tensor, truth: Tensor) -> Tensor:
         truth = truth * (1 - smoothing) + 0.5 * smoothing
         if config.loss == "focal":  # Lin et al. 2017, with gamma 2 and without alpha: the weight is a field of its own
-            each = sigmoid_focal_loss(logit, truth, alpha=-1, gamma=2.0)
-            return (each * (1 + (weight - 1) * truth)).mean()
+            return sigmoid_focal_loss(logit, truth, alpha=-1, gamma=2.0) * (1 + (weight - 1) * truth)
         if config.loss == "asymmetric":
-            each = _asymmetric(logit, truth)
-            return (each * (1 + (weight - 1) * truth)).mean()
-        return functional.binary_cross_entropy_with_logits(logit, truth, pos_weight=weight)
+            return _asymmetric(logit, truth) * (1 + (weight - 1) * truth)
+        return functional.binary_cross_entropy_with_logits(logit, truth, pos_weight=weight, reduction="none")
 
     return loss
 
@@ -41,11 +62,16 @@ def _asymmetric(logit: Tensor, truth: Tensor) -> Tensor:
     return truth * positive + (1 - truth) * negative
 
 
-def positive_weight(config: TrainConfig, value: np.ndarray) -> float:
-    """`none` is 1, `balanced` is negatives / positives of the training part, else the number itself."""
+def positive_weight(config: TrainConfig, value: np.ndarray) -> float | np.ndarray:
+    """`none` is 1, `balanced` is negatives / positives of the training part, else the number itself.
+
+    For films x targets, NaN where unknown, `balanced` is a weight for each target.
+    """
     if config.positive_weight == "none":
         return 1.0
     if config.positive_weight == "balanced":
+        if np.ndim(value) == 2:
+            return np.array([positive_weight(config, column[~np.isnan(column)]) for column in np.transpose(value)])
         positives = float(value.sum())
         return (len(value) - positives) / max(positives, 1.0)
     return float(config.positive_weight)

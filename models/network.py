@@ -1,13 +1,16 @@
 """Networks: one input channel, one logit. Any timm backbone by name; weights from timm, a file or a trained target.
 
-In: TrainConfig. Out: a torch module that maps N x 1 x H x W floats to N logits. Used by the trainer and the classifier.
+In: TrainConfig. Out: a torch module that maps N x 1 x H x W floats to N logits, or to N x T where one network answers
+for T targets. Used by the trainer and the classifier.
 """
 
 import difflib
 import logging
 import math
+from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 import timm
 import torch
 from safetensors.torch import load_file
@@ -15,8 +18,10 @@ from timm.models import adapt_input_conv
 from torch import Tensor, nn
 
 from models.config import TrainConfig
+from models.plain import Plain
 
 log = logging.getLogger(__name__)
+OWN: Mapping[str, type[nn.Module]] = {"plain": Plain}  # backbones beside timm's, with the arguments of its models
 
 
 class SingleLogit(nn.Module):
@@ -30,20 +35,35 @@ class SingleLogit(nn.Module):
         return self.backbone(pixels)[:, 0]
 
 
-def build_network(backbone: str, dropout: float = 0.0) -> SingleLogit:
-    """An untrained network. Errors: ValueError with the nearest names for a backbone that timm does not have."""
-    if not timm.is_model(backbone):
-        near = difflib.get_close_matches(backbone, timm.list_models(), n=4)
+class SharedLogits(SingleLogit):
+    """A backbone with an output per target; forward returns N x T logits, also where T is 1."""
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return self.backbone(pixels)
+
+
+def build_network(backbone: str, dropout: float = 0.0, outputs: int | None = None) -> SingleLogit:
+    """An untrained network; `outputs`: how many targets share it, None for one that is a single target's.
+
+    Errors: ValueError with the nearest names for a backbone that timm does not have.
+    """
+    if backbone not in OWN and not timm.is_model(backbone):
+        near = difflib.get_close_matches(backbone, [*OWN, *timm.list_models()], n=4)
         raise ValueError(
             f"Unknown backbone {backbone!r}. Did you mean: {', '.join(near) or 'resnet18'}? "
             "`python -c 'import timm; print(timm.list_models())'` lists them all."
         )
-    return SingleLogit(timm.create_model(backbone, num_classes=1, in_chans=1, drop_rate=dropout))
+    kind = SingleLogit if outputs is None else SharedLogits
+    sizes = {"num_classes": outputs or 1, "in_chans": 1, "drop_rate": dropout}
+    return kind(OWN[backbone](**sizes) if backbone in OWN else timm.create_model(backbone, **sizes))
 
 
-def initial_network(config: TrainConfig, prevalence: float) -> SingleLogit:
-    """The network that training starts from, its last bias at the log-odds of the prevalence (Lin et al. 2017, 3.3)."""
-    network = build_network(config.backbone, config.dropout)
+def initial_network(config: TrainConfig, prevalence: float | np.ndarray) -> SingleLogit:
+    """The network that training starts from, its last bias at the log-odds of the prevalence (Lin et al. 2017, 3.3).
+
+    `prevalence`: an array makes a network with an output for each entry.
+    """
+    network = build_network(config.backbone, config.dropout, None if np.ndim(prevalence) == 0 else len(prevalence))
     if config.init:
         _load_start(network, start_file(config.init))
     elif config.pretrained.lower() == "true":
@@ -52,8 +72,9 @@ def initial_network(config: TrainConfig, prevalence: float) -> SingleLogit:
         _load_start(network, Path(config.pretrained))
     bias = network.backbone.get_classifier().bias
     if bias is not None:
-        share = min(max(prevalence, 1e-3), 1 - 1e-3)
-        nn.init.constant_(bias, math.log(share / (1 - share)))
+        shares = [min(max(float(one), 1e-3), 1 - 1e-3) for one in np.atleast_1d(prevalence)]
+        with torch.no_grad():
+            bias.copy_(torch.tensor([math.log(share / (1 - share)) for share in shares]))
     return network
 
 
@@ -68,8 +89,13 @@ def start_file(init: str) -> Path:
 
 
 def _load_imagenet(network: SingleLogit, backbone: str) -> None:
+    if backbone in OWN:
+        raise ValueError(
+            f"There are no ImageNet weights of backbone={backbone}. Set pretrained=false, or another backbone."
+        )
     try:
-        source = timm.create_model(backbone, pretrained=True, num_classes=1, in_chans=1)
+        outputs = getattr(network.backbone, "num_classes", 1)
+        source = timm.create_model(backbone, pretrained=True, num_classes=outputs, in_chans=1)
     except Exception as error:  # timm passes on whatever the hub's client, the disk or the network raised
         raise ValueError(
             f"The ImageNet weights of {backbone!r} cannot be had here ({type(error).__name__}: {str(error)[:200]}). "

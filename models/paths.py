@@ -75,10 +75,21 @@ def append_json_line(path: Path | str, value: object) -> None:
         if size:
             os.lseek(descriptor, size - 1, os.SEEK_SET)
             line = line if os.read(descriptor, 1) == b"\n" else "\n" + line
-        os.write(descriptor, line.encode("utf-8"))
-        os.fsync(descriptor)
+        _write_whole(descriptor, line.encode("utf-8"), size)
     finally:
         os.close(descriptor)
+
+
+def _write_whole(descriptor: int, data: bytes, size: int) -> None:
+    """All of it, synced, or none of it: a disk that fills up takes the first half of a line without an error."""
+    try:
+        if os.write(descriptor, data) < len(data):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        os.fsync(descriptor)
+    except OSError:
+        with contextlib.suppress(OSError):
+            os.ftruncate(descriptor, size)
+        raise
 
 
 def read_json_lines(path: Path | str) -> list[dict]:
@@ -165,8 +176,16 @@ class AttemptPaths(_Folder):
 
     history = _below("history.jsonl")
     checkpoint = _below("last.ckpt")
+    previous = _below("previous.ckpt")
+    stacks = _below("stacks.txt")
     best = _below("best.safetensors")
     log = _below("train.log")
+
+    def snapshot(self, epoch: int) -> Path:
+        return self.root / f"snapshot-{epoch}.safetensors"
+
+    def snapshots(self) -> list[Path]:
+        return sorted(self.root.glob("snapshot-*.safetensors"))
 
     @property
     def number(self) -> int:
@@ -182,6 +201,13 @@ class TargetPaths(_Folder):
     weights = _below("weights.safetensors")
     predictions = _below("predictions.parquet")
     outcome = _below("outcome.json")
+
+    def snapshot(self, epoch: int) -> Path:
+        """Further weights of the same training, those of an epoch."""
+        return self.root / f"snapshot-{epoch}.safetensors"
+
+    def snapshots(self) -> list[Path]:
+        return sorted(self.root.glob("snapshot-*.safetensors"))
 
     def attempt(self, number: int) -> AttemptPaths:
         return AttemptPaths(self.attempts / str(number))
@@ -234,9 +260,14 @@ class BundlePaths(_Folder):
     bundle = _below("bundle.json")
     selftest = _below("selftest")
 
-    def weights(self, slug: str, member: int) -> Path:
+    def weights(self, slug: str, member: int | str) -> Path:
+        """`member`: its number, for a snapshot with the epoch: `0-7`."""
         _check_slug(slug)
         return self.root / "weights" / f"{slug}-{member}.safetensors"
+
+    def shared_weights(self, member: int, digest: str) -> Path:
+        """Of a shared network; bundles with a finding replaced may hold several, so the content is in the name."""
+        return self.root / "weights" / f"shared-{member}-{digest[:8]}.safetensors"
 
 
 def _check_slug(slug: str) -> None:

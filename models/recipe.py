@@ -18,6 +18,8 @@ from torch.optim import Optimizer
 from models.config import TrainConfig
 from models.losses import make_loss
 from models.network import SingleLogit, initial_network
+from models.ranks import Ranks, here, share_statistics
+from models.snapshots import cycle_ends
 
 GROWN_AT = 0.6  # share of the epochs after which films have their full size
 SIZE_STEP = 8  # pixels: sizes in between are multiples of it
@@ -32,6 +34,7 @@ class Machine:
     optimiser: Optimizer
     loss: Callable[[Tensor, Tensor], Tensor]
     averaged: SingleLogit | None
+    ranks: Ranks = Ranks()
 
     @property
     def judged(self) -> SingleLogit:
@@ -40,18 +43,30 @@ class Machine:
 
 
 def assemble(config: TrainConfig, value: np.ndarray) -> Machine:
-    """Everything at its start. `value`: targets of the training part, for the prevalence and the balanced weight."""
+    """Everything at its start. `value`: targets of the training part, for the prevalence and the balanced weight.
+
+    Films x targets, NaN where unknown, make a network that is shared by the targets.
+    """
     torch.manual_seed(config.seed)
     if config.deterministic:
         torch.use_deterministic_algorithms(True)  # a GPU operation without a repeatable form is an error
-    network = initial_network(config, float(value.mean())).to(config.device, memory_format=torch.channels_last)
+    prevalence = float(value.mean()) if value.ndim == 1 else np.nanmean(value, axis=0)
+    network = initial_network(config, prevalence).to(config.device, memory_format=torch.channels_last)
     averaged = copy.deepcopy(network).requires_grad_(False) if config.averaging else None
+    ranks = here()
+    if ranks.count > 1:
+        if value.ndim > 1:
+            raise ValueError(
+                "A network shared by targets is trained by one rank alone: its loss is not a plain mean of films."
+            )
+        share_statistics(network)
     return Machine(
         network=network,
         forward=torch.compile(network) if config.compile else network,
         optimiser=torch.optim.AdamW(_groups(network, config), lr=config.learning_rate, fused=True),
         loss=make_loss(config, value),
         averaged=averaged,
+        ranks=ranks,
     )
 
 
@@ -78,9 +93,14 @@ def rate_factor(config: TrainConfig, step: int, total: int) -> float:
     """Share of the peak learning rate.
 
     one_cycle (Smith & Topin 2018): cosine up from a 25th over the warm-up, cosine down to a 10,000th. cosine: a
-    straight line up over the warm-up, cosine down to 0. constant: a straight line up, then level.
+    straight line up over the warm-up, cosine down to 0. constant: a straight line up, then level. cyclic: the cosine
+    one begun anew for every snapshot (Loshchilov & Hutter 2017), with the warm-up in the first cycle only.
     """
-    warm = max(config.warmup * total, 1.0)
+    warmup = config.warmup
+    if config.schedule == "cyclic":
+        begin, end = _cycle_of(config, step, total)
+        step, total, warmup = step - begin, end - begin, 0.0 if begin else warmup
+    warm = max(warmup * total, 1.0)
     rest = (step - warm) / max(total - warm, 1.0)
     if config.schedule == "one_cycle":
         low, high, share = (1 / 25, 1.0, step / warm) if step < warm else (1.0, 1e-4, rest)
@@ -88,6 +108,17 @@ def rate_factor(config: TrainConfig, step: int, total: int) -> float:
     if step < warm:
         return (step + 1) / (warm + 1)
     return 1.0 if config.schedule == "constant" else (1 + math.cos(math.pi * rest)) / 2
+
+
+def _cycle_of(config: TrainConfig, step: int, total: int) -> tuple[float, float]:
+    """First step of the cycle that `step` lies in, and of the next one; cycles begin and end with epochs."""
+    begin = 0.0
+    for epochs in cycle_ends(config):
+        end = epochs * total / config.epochs
+        if step < end:
+            break
+        begin = end
+    return begin, end
 
 
 def freeze(network: SingleLogit, config: TrainConfig, epoch: int) -> None:

@@ -1,4 +1,4 @@
-"""The training loop of one binary network: train_step < train_epoch < train_target.
+"""The training loop of one network, a single target's or a shared one: train_step < train_epoch < train_target.
 
 In: a target's folder with `config.json` and `targets.npz`, and the data set's cache. Out: the folder's newest attempt
 with `history.jsonl`, `last.ckpt` and `best.safetensors`; models.job publishes from there. Called by models.job only.
@@ -8,23 +8,29 @@ import json
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import save
 from torch import Tensor, nn
 
 from models.augment import augment, mixup
 from models.batches import Pixels, epoch_order
-from models.checkpoint import Progress, load_checkpoint, save_checkpoint
+from models.checkpoint import Progress, checkpoint_bytes, load_checkpoint, write_checkpoint
 from models.config import TrainConfig
 from models.device import autocast
+from models.interrupts import Interrupted, Wish
 from models.paths import AttemptPaths, append_json_line, read_json_lines, write_bytes, write_text
+from models.persistence import Patience
 from models.recipe import Machine, assemble, film_size, freeze, set_learning_rate, update_average
-from models.scores import NeverPositive, selection_rule, summary
+from models.resident import send
+from models.scores import NeverPositive, selection_rule, shared_summary, summary
+from models.snapshots import drop_snapshots, keep_snapshot, snapshot_facts
 from models.targets import Targets
+from models.weights import weights_bytes
 
 log = logging.getLogger(__name__)
 STREAM = 2  # keeps these draws apart from those of film order and augmentation
@@ -44,6 +50,21 @@ class Task:
     pixels: Pixels
     paths: AttemptPaths
     still_wanted: Callable[[], None]  # raises when this process should end: its parent is gone, or it was superseded
+    wish: Wish = field(default_factory=Wish)  # set when the process was asked to end: checkpoint first
+    patience: Patience = field(default_factory=Patience)  # with a disk that does not take a file
+
+    def endable(self) -> "Task":
+        """The same for work that any batch may end with Interrupted, once the process was asked to end."""
+
+        def on_batch(before: Callable[[], None] | None = self.pixels.on_batch) -> None:
+            if before:
+                before()
+            self.wish.check()
+
+        return replace(self, pixels=replace(self.pixels, on_batch=on_batch))
+
+    def write(self, path: Path, data: bytes) -> None:
+        self.patience.write(lambda: write_bytes(path, data), path, len(data))
 
 
 def train_target(task: Task, on_epoch: OnEpoch | None = None) -> dict[str, Any]:
@@ -53,17 +74,21 @@ def train_target(task: Task, on_epoch: OnEpoch | None = None) -> dict[str, Any]:
     """
     config, targets = task.config, task.targets
     positions = targets.usable("train")
-    _require_both_classes(targets.value[positions])
-    machine = assemble(config, targets.value[positions])
-    rule = selection_rule(targets.value[targets.usable("select")])
+    _require_both_classes(targets, positions)
+    machine = assemble(config, targets.truth(positions))
+    rule = selection_rule(targets.truth(targets.usable("select")))
     progress = _load(task, machine) or Progress()
     _cut_history(task.paths, progress.history_rows)
     while progress.epoch < config.epochs and not _out_of_patience(config, progress):
         train_epoch(task, machine, progress, positions)
-        row = _epoch_row(task, machine, progress, rule)
-        append_json_line(task.paths.history, row)
+        row = _judge(task, machine, progress, rule)
+        task.patience.write(partial(append_json_line, task.paths.history, row), task.paths.history)
+        weights = partial(weights_bytes, machine.judged)
+        before = progress.snapshots
+        keep_snapshot(task.paths, config, progress, row["select_score"], weights, task.write)
         progress = _next_epoch(progress)
         _save(task, machine, progress)
+        drop_snapshots(task.paths, progress, before)
         if on_epoch:
             on_epoch(row)
     return {
@@ -72,6 +97,7 @@ def train_target(task: Task, on_epoch: OnEpoch | None = None) -> dict[str, Any]:
         "selection_rule": rule.name,
         "selection_reason": rule.reason,
         "epochs_trained": progress.epoch,
+        **snapshot_facts(config, progress),
     }
 
 
@@ -91,36 +117,39 @@ def train_epoch(task: Task, machine: Machine, progress: Progress, positions: np.
         loss, logit = train_step(task, machine, chosen, (config.seed, progress.epoch, progress.step))
         losses.append(loss)
         logits.append(logit)
-        progress.truths += task.targets.value[chosen].tolist()
+        progress.truths += task.targets.truth(chosen).ravel().tolist()
         progress.step += 1
         whole = progress.step % config.accumulate == 0 or progress.step == steps
         if whole:
             apply_gradients(machine, config, update)
         task.still_wanted()
-        if whole and time.monotonic() - saved > 60 * config.checkpoint_minutes and progress.step < steps:
+        due = time.monotonic() - saved > 60 * config.checkpoint_minutes and progress.step < steps
+        if whole and (due or task.wish):
             _collect(progress, losses, logits, started)
             _save(task, machine, progress)
+            task.wish.check()
             saved = started = time.monotonic()
     _collect(progress, losses, logits, started)
 
 
 def train_step(task: Task, machine: Machine, chosen: np.ndarray, place: tuple[int, int, int]) -> tuple[Tensor, Tensor]:
-    """Gradients of the films at `chosen`; (loss, N logits), both on the device so that no step waits."""
+    """Gradients of the films at `chosen`; (loss, N or N x T logits), both on the device so that no step waits."""
     targets, config = task.targets, task.config
     torch.manual_seed(step_seed(place))  # dropout's draws depend on the place alone, too
     size = film_size(config, task.pixels.size, place[1])
     batch = augment(task.pixels.batch(targets.row[chosen], size), config, place)
-    truth = torch.from_numpy(targets.value[chosen]).to(config.device)
+    truth = send(targets.truth(chosen), config.device)
     batch, truth = mixup(batch, truth, config, place)
     with autocast(config):
-        logit = machine.forward(batch)
-    loss = machine.loss(logit.float(), truth)
+        logit = machine.forward(machine.ranks.mine(batch))
+    loss = machine.ranks.share(machine.loss(logit.float(), machine.ranks.mine(truth)))
     (loss / config.accumulate).backward()
-    return loss.detach(), logit.detach().float()
+    return machine.ranks.whole(loss.detach(), logit.detach().float())
 
 
 def apply_gradients(machine: Machine, config: TrainConfig, update: int) -> None:
     """One optimiser step with the gradients that have gathered."""
+    machine.ranks.add_gradients(machine.network)
     if config.clip:
         nn.utils.clip_grad_norm_(machine.network.parameters(), config.clip)
     machine.optimiser.step()
@@ -133,7 +162,7 @@ def step_seed(place: tuple[int, int, int]) -> int:
 
 
 def predict_logits(network: nn.Module, pixels: Pixels, rows: np.ndarray, config: TrainConfig) -> np.ndarray:
-    """Logits (float32) of cache rows, at twice the training batch, without gradients."""
+    """Logits (float32) of cache rows, N or N x T, at twice the training batch, without gradients."""
     network.eval()
     size = 2 * config.batch_size
     parts = []
@@ -144,11 +173,27 @@ def predict_logits(network: nn.Module, pixels: Pixels, rows: np.ndarray, config:
 
 
 def _save(task: Task, machine: Machine, progress: Progress) -> None:
-    save_checkpoint(task.paths.checkpoint, machine.network, machine.optimiser, progress, machine.averaged)
+    """The last checkpoint stays as the one before."""
+    progress.batch_size = task.config.batch_size
+    data = checkpoint_bytes(machine.network, machine.optimiser, progress, machine.averaged)
+    paths = task.paths
+    task.patience.write(lambda: write_checkpoint(paths.checkpoint, data, paths.previous), paths.checkpoint, len(data))
 
 
 def _load(task: Task, machine: Machine) -> Progress | None:
-    return load_checkpoint(task.paths.checkpoint, machine.network, machine.optimiser, machine.averaged)
+    progress = load_checkpoint(task.paths.checkpoint, machine.network, machine.optimiser, machine.averaged)
+    if progress and progress.batch_size:  # batches may have become smaller since, for want of memory
+        progress.step = progress.step * progress.batch_size // task.config.batch_size
+    return progress
+
+
+def _judge(task: Task, machine: Machine, progress: Progress, rule: Any) -> dict[str, Any]:
+    """The epoch's row; asked to end meanwhile, the steps of the epoch are kept and its score is left for later."""
+    try:
+        return _epoch_row(task.endable(), machine, progress, rule)
+    except Interrupted:
+        _save(task, machine, progress)
+        raise
 
 
 def _epoch_row(task: Task, machine: Machine, progress: Progress, rule: Any) -> dict[str, Any]:
@@ -156,23 +201,30 @@ def _epoch_row(task: Task, machine: Machine, progress: Progress, rule: Any) -> d
     targets = task.targets
     chosen = targets.usable("select")
     logits = predict_logits(machine.judged, task.pixels, targets.row[chosen], task.config)
-    truth = np.asarray(progress.truths)
-    row = {"epoch": progress.epoch + 1, "train_loss": progress.loss_sum / max(len(progress.scores), 1)}
-    row |= summary("train", np.asarray(progress.scores), truth)
-    row |= summary("select", logits, targets.value[chosen])
-    row["select_score"] = rule.score(logits, targets.value[chosen], progress.epoch)
+    truth = targets.truth(chosen)
+    films = len(progress.scores) // (targets.outputs or 1)
+    row = {"epoch": progress.epoch + 1} | _figures(targets, progress, logits, truth)
+    score = machine.ranks.agree(rule.score(logits, truth, progress.epoch))
+    row |= {"train_loss": progress.loss_sum / max(films, 1), "select_score": score}
     row["learning_rate"] = machine.optimiser.param_groups[0]["lr"]
-    row["images_per_second"] = round(len(progress.scores) / max(progress.seconds, 1e-9), 1)
+    row["images_per_second"] = round(films / max(progress.seconds, 1e-9), 1)
     row["seconds"] = round(progress.seconds, 3)
     if progress.best_score is None or row["select_score"] > progress.best_score:
         progress.best_score, progress.best_epoch = row["select_score"], progress.epoch + 1
-        write_bytes(task.paths.best, weights_bytes(machine.judged))
+        task.write(task.paths.best, weights_bytes(machine.judged))
     return row
 
 
-def weights_bytes(network: nn.Module) -> bytes:
-    """The network's weights as a safetensors file: the same weights give the same bytes."""
-    return save({name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()})
+def _figures(targets: Targets, progress: Progress, logits: np.ndarray, truth: np.ndarray) -> dict[str, Any]:
+    """The figures of both parts; of a shared network those of each target too."""
+    scores, truths = np.asarray(progress.scores), np.asarray(progress.truths)
+    if targets.outputs is None:
+        return summary("train", scores, truths) | summary("select", logits, truth)
+    slugs, shape = targets.slugs.astype(str).tolist(), (-1, targets.outputs)
+    train = shared_summary("train", scores.reshape(shape), truths.reshape(shape), slugs)
+    select = shared_summary("select", logits, truth, slugs)
+    each = {slug: train["targets"][slug] | select["targets"][slug] for slug in slugs}
+    return train | select | {"targets": each}
 
 
 def _collect(progress: Progress, losses: list[Tensor], logits: list[Tensor], started: float) -> None:
@@ -198,6 +250,7 @@ def _next_epoch(progress: Progress) -> Progress:
         best_epoch=progress.best_epoch,
         best_score=progress.best_score,
         history_rows=progress.history_rows + 1,
+        snapshots=progress.snapshots,
     )
 
 
@@ -205,13 +258,16 @@ def _out_of_patience(config: TrainConfig, progress: Progress) -> bool:
     return bool(config.patience) and progress.epoch - progress.best_epoch >= config.patience > 0 <= progress.best_epoch
 
 
-def _require_both_classes(value: np.ndarray) -> None:
-    positives, negatives = int((value >= 0.5).sum()), int((value < 0.5).sum())
-    if not positives or not negatives:
-        raise NeverPositive(
-            f"The part `train` has {positives} positives and {negatives} negatives of this target, so there is nothing "
-            "to tell apart. Prepare more patients, or leave it out with --targets."
-        )
+def _require_both_classes(targets: Targets, positions: np.ndarray) -> None:
+    truth = targets.truth(positions)
+    names = ["this target"] if targets.outputs is None else targets.slugs.astype(str)
+    for name, value in zip(names, truth.reshape(len(truth), -1).T, strict=True):
+        positives, negatives = int((value >= 0.5).sum()), int((value < 0.5).sum())
+        if not positives or not negatives:
+            raise NeverPositive(
+                f"The part `train` has {positives} positives and {negatives} negatives of {name}, so there is nothing "
+                "to tell apart. Prepare more patients, or leave it out with --targets."
+            )
 
 
 def _cut_history(paths: AttemptPaths, rows: int) -> None:

@@ -16,6 +16,7 @@ import pandas as pd
 from models.paths import TEMPORARY_PREFIX, BundlePaths, publishing, read_json, write_json
 from orchestrator.bundle import Bundle, assemble, load_bundle, self_test
 from orchestrator.dataset import hash_file
+from orchestrator.places import carried_on
 
 NOT_COPIED = ("bundle.json", "test_reads.jsonl")
 PREVIOUS = ("calibration", "operating_points", "conformal", "counts", "cross_validated")
@@ -60,11 +61,9 @@ def write_adapted(
         "adapted": [*earlier, record],
     }
     if old.get("run"):
-        run = (source.root / old["run"]).resolve()
-        description["run"] = os.path.relpath(run, goal.root.resolve())
+        description["run"] = carried_on(old["run"], source.root, goal.root)
     if old.get("runs"):
-        places = {slug: (source.root / place).resolve() for slug, place in old["runs"].items()}
-        description["runs"] = {slug: os.path.relpath(place, goal.root.resolve()) for slug, place in places.items()}
+        description["runs"] = {slug: carried_on(run, source.root, goal.root) for slug, run in old["runs"].items()}
     _renew_self_test(description, goal)
     write_json(goal.bundle, description)
     load_bundle(out, device="cpu")

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from models.classifier import Classifier, load_classifier
+from models.classifier import Classifier, Films, load_classifier
 from models.consistency import raise_parents
 from models.device import available_device
 from models.paths import BundlePaths, read_json
@@ -48,12 +48,13 @@ class Bundle:
         return bool(self.description.get("consistency", False))
 
     def member_logits(self, films: np.ndarray) -> dict[str, np.ndarray]:
-        """N x H x W uint8 -> per finding N x members, as the networks say it."""
-        found = {}
-        for one in self.classifiers:
-            batches = [one.columns(films[start : start + BATCH]) for start in range(0, len(films), BATCH)]
-            found[one.slug] = np.concatenate(batches) if batches else np.zeros((0, len(one.members)))
-        return found
+        """N x H x W uint8 -> per finding N x members, as the networks say it; each network sees a film once."""
+        found = {one.slug: [np.zeros((0, len(one.members)))] for one in self.classifiers}
+        for start in range(0, len(films), BATCH):
+            batch = Films(films[start : start + BATCH], self.classifiers[0].device)
+            for one in self.classifiers:
+                found[one.slug].append(one.columns(batch))
+        return {slug: np.concatenate(blocks) for slug, blocks in found.items()}
 
     def logits(self, films: np.ndarray) -> np.ndarray:
         """N x H x W uint8 -> N x findings, members blended, before calibration."""
@@ -95,8 +96,9 @@ def assemble(description: Mapping[str, Any], paths: BundlePaths, device: str = "
     """The networks that a description names, without a check of their answers."""
     device = available_device(device)
     entries = sorted(description["findings"].items(), key=lambda item: item[1]["position"])
+    networks: dict = {}  # read once, also where several findings share one
     classifiers = tuple(
-        load_classifier(slug, entry, description["input"], paths.root, device) for slug, entry in entries
+        load_classifier(slug, entry, description["input"], paths.root, device, networks) for slug, entry in entries
     )
     return Bundle(paths=paths, description=description, classifiers=classifiers)
 

@@ -1,7 +1,7 @@
 """The command line, `hilum ...`: the only module that prints.
 
 In: words. Out: tables on standard output, progress and errors on standard error, an exit code: 0 done, 1 something that
-was asked for did not come out, 2 unusable input, 130 stopped by Ctrl-C. The commands live in the files
+was asked for did not come out, 2 unusable input, 130 stopped by Ctrl-C or SIGTERM. The commands live in the files
 `commands_*.py`; heavy libraries are imported inside them, so that `--help` answers at once.
 """
 
@@ -14,8 +14,17 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from orchestrator import commands_cluster, commands_data, commands_judge, commands_run, commands_search
+from models.interrupts import end_as_by_ctrl_c
+from orchestrator import (
+    commands_cluster,
+    commands_compare,
+    commands_data,
+    commands_judge,
+    commands_run,
+    commands_search,
+)
 from orchestrator.console import errors
+from orchestrator.lifeline import ClusterGone
 
 
 class Stopped(Exception):
@@ -41,6 +50,7 @@ app = typer.Typer(
 commands_data.register(app)
 commands_run.register(app)
 commands_judge.register(app)
+commands_compare.register(app)
 commands_search.register(app)
 commands_cluster.register(app)
 
@@ -52,9 +62,13 @@ def main(words: Sequence[str] | None = None) -> None:
 
     HILUM_TRACEBACK=1 shows the traceback all the same.
     """
+    end_as_by_ctrl_c()
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     try:
         app(args=list(words) if words is not None else None, prog_name="hilum")
+    except ClusterGone as error:
+        errors.print(f"[bold red]Error:[/] {_escape(str(error))}", soft_wrap=True, highlight=False)
+        _leave_at_once(1)
     except (ValueError, OSError, ImportError) as error:
         if os.environ.get("HILUM_TRACEBACK"):
             raise
@@ -70,6 +84,13 @@ def _sentence(error: Exception) -> str:
         where = f": {error.filename}" if error.filename else ""
         return f"{error.strerror}{where}"
     return str(error) or type(error).__name__
+
+
+def _leave_at_once(code: int) -> None:
+    """Without Ray's farewell: it would wait for a cluster that is dead."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def _escape(text: str) -> str:

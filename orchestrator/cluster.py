@@ -12,6 +12,8 @@ from collections.abc import Iterator, Mapping
 from types import ModuleType
 from typing import Any
 
+from models.interrupts import end_as_by_ctrl_c
+from orchestrator.lifeline import ClusterGone
 from orchestrator.packing import ALWAYS_OUT, CHECKOUT
 
 log = logging.getLogger(__name__)
@@ -48,11 +50,17 @@ def connected(address: str | None = None) -> Iterator[ModuleType]:
         return
     with contextlib.redirect_stdout(sys.stderr):  # some messages of Ray's go to standard output at any log level
         _start(ray, wanted)
+    end_as_by_ctrl_c()
+    gone = False
     try:
         yield ray
+    except ClusterGone:
+        gone = True  # a shutdown would wait for the dead
+        raise
     finally:
-        with contextlib.redirect_stdout(sys.stderr):
-            ray.shutdown()
+        if not gone:
+            with contextlib.redirect_stdout(sys.stderr):
+                ray.shutdown()
 
 
 def _start(ray: ModuleType, address: str) -> None:

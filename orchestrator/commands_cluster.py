@@ -9,6 +9,7 @@ import typer
 from typer import Argument, Option
 
 from orchestrator.console import output, say, show_table
+from orchestrator.places import place
 
 Dashboard = Annotated[str | None, Option(help="The dashboard, http://HOST:8265; none: RAY_API_SERVER_ADDRESS or here.")]
 Job = Annotated[str, Argument(help="A job's id, as `hilum jobs` shows it.")]
@@ -113,31 +114,36 @@ def _some(paths: list[str], most: int = 12) -> str:
 
 def doctor(
     dataset: Annotated[
-        Path | None, Argument(help="A prepared data set: the plan and hours are predicted from it.")
+        Path | None, Argument(help="A prepared data set: the plan and hours are predicted from it.", parser=place)
     ] = None,
     address: Annotated[str | None, Option(help="A Ray cluster; else RAY_ADDRESS, else this machine.")] = None,
-    out: Annotated[Path | None, Option(help="The run's folder, written and read from every node.")] = None,
+    out: Annotated[
+        Path | None, Option(help="The run's folder, written and read from every node.", parser=place)
+    ] = None,
     targets: Annotated[str, Option(help="Findings, separated by commas; none: as for `hilum train`.")] = "",
     set_: Annotated[
         list[str] | None, Option("--set", help="name=value of a training setting; may be repeated.")
     ] = None,
     members: Annotated[int, Option(min=1, help="Networks per finding.")] = 1,
-    gpus_per_target: Annotated[float | None, Option(min=0, help="As for `hilum train`.")] = None,
+    gpus_per_target: Annotated[str | None, Option(help="As for `hilum train`.")] = None,
     findings: Annotated[Path | None, Option(help="A folder with pathology files of your own.")] = None,
 ) -> None:
     """Look at every node before anything is trained: exit code 1 and what to do when something will go wrong."""
     from models.config import parse_settings
     from orchestrator.commands_run import words
     from orchestrator.doctor import DoctorRequest, examine
+    from orchestrator.sharing import parse_share, with_ranks
+    from orchestrator.staging import stage_dataset
 
+    share = parse_share(gpus_per_target)
     request = DoctorRequest(
-        dataset=dataset,
+        dataset=None if dataset is None else stage_dataset(dataset),
         address=address,
         out=out,
         targets=words(targets),
-        settings=parse_settings(set_ or []),
+        settings=with_ranks(parse_settings(set_ or []), share),
         members=members,
-        gpus_per_target=gpus_per_target,
+        gpus_per_target=share,
         findings=findings,
     )
     diagnosis = examine(request)

@@ -2,6 +2,8 @@
 
 import math
 import time
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,6 +11,7 @@ import typer
 from typer import Argument, Option
 
 from orchestrator.console import output, progress_bar, say, show_table
+from orchestrator.places import place
 
 
 def register(app: typer.Typer) -> None:
@@ -51,7 +54,7 @@ def prepare(
     source: Annotated[str, Argument(help="Dialect of the label file: chexpert, nih, ...")],
     labels: Annotated[Path, Option(help="The label file.")],
     images: Annotated[Path, Option(help="The folder of the images.")],
-    out: Annotated[Path, Option(help="The data set's folder.")],
+    out: Annotated[Path, Option(help="The data set's folder.", parser=place)],
     size: Annotated[int, Option(help="Side of the prepared square images in pixels.")] = 320,
     patients: Annotated[int | None, Option(help="Take a random subset of so many patients.")] = None,
     fractions: Annotated[str, Option(help="Shares of train, select, calibrate and test.")] = "0.6,0.1,0.15,0.15",
@@ -69,14 +72,15 @@ def prepare(
     workers: Annotated[int | None, Option(help="Decoding workers; none: one per CPU.")] = None,
 ) -> None:
     """Read a label file, decode and letterbox its images once, and split the patients into four parts."""
+    from orchestrator.places import writing
     from orchestrator.prepare import PrepareRequest
     from orchestrator.prepare import prepare as run
 
-    request = PrepareRequest(
+    request = partial(
+        PrepareRequest,
         source=source,
         labels=labels,
         images=images,
-        out=out,
         size=size,
         patients=patients,
         fractions=parse_fractions(fractions),
@@ -93,57 +97,62 @@ def prepare(
         max_rejected=max_rejected,
         workers=workers,
     )
-    with progress_bar("decoding") as bar:
+    with writing(out, is_manifest, keep=True) as folder, progress_bar("decoding") as bar:
         task = bar.add_task("images", total=None)
 
         def on_event(event: dict[str, Any]) -> None:
             if event["event"] == "progress":
                 bar.update(task, completed=event["done"], total=event["total"])
             else:
-                say(event["message"])
+                say(event["message"].replace(str(folder), str(out)))
 
-        manifest = run(request, on_event)
+        manifest = run(request(out=folder), on_event)
     show_parts(manifest)
     say(f"Next: hilum train {out} --out RUN")
 
 
 def merge(
-    datasets: Annotated[list[Path], Argument(help="Prepared data sets of one size.")],
-    out: Annotated[Path, Option(help="The joined data set's folder.")],
+    datasets: Annotated[list[Path], Argument(help="Prepared data sets of one size.", parser=place)],
+    out: Annotated[Path, Option(help="The joined data set's folder.", parser=place)],
 ) -> None:
     """Join prepared data sets; a finding that one of them does not label is unknown there."""
     from orchestrator.merge import merge as run
+    from orchestrator.places import reading_dataset, writing
 
-    show_parts(run(datasets, out, lambda event: say(event["message"])))
+    with ExitStack() as stack, writing(out, is_manifest) as folder:
+        read = [stack.enter_context(reading_dataset(one)) for one in datasets]
+        show_parts(run(read, folder, lambda event: say(event["message"])))
     say(f"Next: hilum train {out} --out RUN")
 
 
 def share(
-    dataset: Annotated[Path, Argument(help="A prepared data set.")],
+    dataset: Annotated[Path, Argument(help="A prepared data set.", parser=place)],
     out: Annotated[Path, Option(help="The JSON file to write.")],
     salt: Annotated[str, Option(help="Secret of those who may have the data.", envvar="HILUM_SALT")],
 ) -> None:
     """Write which image lies in which part, under salted names, for others with the same data."""
     from models.paths import write_json
     from orchestrator.dataset import load_dataset
+    from orchestrator.staging import stage_dataset
     from pathologies.shared_splits import share_split
 
-    opened = load_dataset(dataset)
+    opened = load_dataset(stage_dataset(dataset))
     write_json(out, share_split(opened.read_labels_frame(), opened.parts(), salt))
     say(f"{out} is written. Others take it over with `hilum prepare ... --shared-split {out} --salt ...`.")
 
 
 def check(
-    dataset: Annotated[Path, Argument(help="A prepared data set.")],
+    dataset: Annotated[Path, Argument(help="A prepared data set.", parser=place)],
     shared: Annotated[Path, Argument(help="A shared split.")],
     salt: Annotated[str, Option(help="The salt it was made with.", envvar="HILUM_SALT")],
 ) -> None:
     """Compare a data set's parts with a shared split."""
     from models.paths import read_json
     from orchestrator.dataset import load_dataset
+    from orchestrator.staging import stage_dataset
     from pathologies.shared_splits import check_split
 
-    opened = load_dataset(dataset)
+    opened = load_dataset(stage_dataset(dataset))
     check_split(read_json(shared), opened.read_labels_frame(), opened.parts(), salt)
     say(f"{dataset} has the parts of {shared}.")
 
@@ -186,6 +195,11 @@ def audit(
     output.print("\n".join(audit_facts(report)), markup=False)
     for note in read.notes:
         say(note)
+
+
+def is_manifest(name: str) -> bool:
+    """All that a new data set has to know of what lies where it goes."""
+    return name == "manifest.json"
 
 
 def parse_words(text: str) -> tuple[str, ...]:

@@ -1,5 +1,6 @@
 """Commands that use and judge a bundle: `hilum predict`, `evaluate`, `adapt`."""
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -8,6 +9,7 @@ from typer import Argument, Option
 from typer.core import TyperCommand
 
 from orchestrator.console import output, progress_bar, say, show_table
+from orchestrator.places import place
 from orchestrator.text import short_names
 
 MANY = ("--predictions", "--readers")
@@ -46,7 +48,7 @@ def register(app: typer.Typer) -> None:
 
 
 def predict(
-    bundle: Annotated[Path, Argument(help="A bundle.")],
+    bundle: Annotated[Path, Argument(help="A bundle.", parser=place)],
     inputs: Annotated[
         list[str], Argument(help="Images (PNG, JPEG, DICOM), folders, globs, or a CSV with a path column.")
     ],
@@ -62,9 +64,10 @@ def predict(
     """Write a table of calibrated probabilities for new images."""
     from orchestrator.predict import PredictRequest
     from orchestrator.predict import predict as run
+    from orchestrator.staging import stage_bundle
 
     request = PredictRequest(
-        bundle=bundle,
+        bundle=stage_bundle(bundle),
         inputs=tuple(inputs),
         out=out,
         device=device,
@@ -103,13 +106,17 @@ def show_predictions(table: Any, most: int = 10) -> None:
 
 
 def evaluate(
-    bundle: Annotated[Path | None, Argument(help="A bundle; none with --predictions.")] = None,
-    dataset: Annotated[Path | None, Argument(help="A prepared data set; none with --predictions.")] = None,
+    bundle: Annotated[Path | None, Argument(help="A bundle; none with --predictions.", parser=place)] = None,
+    dataset: Annotated[
+        Path | None, Argument(help="A prepared data set; none with --predictions.", parser=place)
+    ] = None,
     part: Annotated[str | None, Option(help="train, select, calibrate or test.  [default: test]")] = None,
     truth: Annotated[
         Path | None, Option(help="Score against this label file; needed with --predictions.", show_default=False)
     ] = None,
-    out: Annotated[Path | None, Option(help="Folder of the tables and pictures; none: beside the bundle.")] = None,
+    out: Annotated[
+        Path | None, Option(help="Folder of the tables and pictures; none: beside the bundle.", parser=place)
+    ] = None,
     level: Annotated[str | None, Option(help="image, study or patient: what is judged.")] = None,
     operating_point: Annotated[str | None, Option(help="The rule of the yes/no calls: f2, youden, ...")] = None,
     predictions: Annotated[
@@ -156,13 +163,13 @@ def _evaluate_bundle(given: dict[str, Any]) -> None:
     from orchestrator.commands_run import words
     from orchestrator.evaluate import EvaluateRequest
     from orchestrator.evaluate import evaluate as run
+    from orchestrator.places import reading_bundle, reading_dataset, writing
+    from orchestrator.storage import is_remote
 
-    request = EvaluateRequest(
-        bundle=given["bundle"],
-        dataset=given["dataset"],
+    request = partial(
+        EvaluateRequest,
         part=given["part"] or "test",
         truth=given["truth"],
-        out=given["out"],
         level=given["level"] or "image",
         operating_point=given["operating_point"],
         targets=words(given["targets"]),
@@ -170,7 +177,12 @@ def _evaluate_bundle(given: dict[str, Any]) -> None:
         device=given["device"],
         findings=given["findings"],
     )
-    result = run(request)
+    out = given["out"]
+    if out is None and is_remote(given["bundle"]):
+        out = f"{given['bundle']}-{given['part'] or 'test'}"
+    bundle, dataset = reading_bundle(given["bundle"]), reading_dataset(given["dataset"])
+    with bundle as judged, dataset as data, writing(out) as folder:
+        result = run(request(bundle=judged, dataset=data, out=folder))
     if given["json"]:
         return _show_json(dict(result.data))
     show_table(*result.table)
@@ -179,7 +191,7 @@ def _evaluate_bundle(given: dict[str, Any]) -> None:
         show_table(*result.conformal)
     for line in result.notes:
         output.print(line, markup=False)
-    return say(f"Tables and pictures: {result.folder}")
+    return say(f"Tables and pictures: {out or result.folder}")
 
 
 def _evaluate_tables(given: dict[str, Any]) -> None:
@@ -187,6 +199,7 @@ def _evaluate_tables(given: dict[str, Any]) -> None:
     from orchestrator.comparison import AUTO, TablesRequest, compare_tables
     from orchestrator.comparison_output import comparison_data, comparison_notes, shown_tables, write_comparison
     from orchestrator.evaluation import EvaluationSettings
+    from orchestrator.places import writing
     from orchestrator.tables import Columns
 
     if not given["predictions"] or given["truth"] is None:
@@ -205,7 +218,8 @@ def _evaluate_tables(given: dict[str, Any]) -> None:
     )
     comparison = compare_tables(request)
     if given["out"]:
-        write_comparison(comparison, given["out"])
+        with writing(given["out"]) as folder:
+            write_comparison(comparison, folder)
     if given["json"]:
         return _show_json(comparison_data(comparison))
     for table in shown_tables(comparison):
@@ -225,8 +239,8 @@ def _show_json(value: dict[str, Any]) -> None:
 
 
 def adapt(
-    bundle: Annotated[Path, Argument(help="A bundle. It is left as it is.")],
-    out: Annotated[Path, Option(help="The folder of the new bundle.")],
+    bundle: Annotated[Path, Argument(help="A bundle. It is left as it is.", parser=place)],
+    out: Annotated[Path, Option(help="The folder of the new bundle.", parser=place)],
     labelled: Annotated[Path | None, Option(help="A table of local films: path, patient, findings (1, 0).")] = None,
     images: Annotated[Path | None, Option(help="The folder that the paths of --labelled start from.")] = None,
     prevalence: Annotated[
@@ -243,10 +257,10 @@ def adapt(
     """Fit calibration and thresholds to a hospital's own films or prevalence; no network is touched."""
     from orchestrator.adapt import AdaptRequest
     from orchestrator.adapt import adapt as run
+    from orchestrator.places import reading_bundle, writing
 
-    request = AdaptRequest(
-        bundle=bundle,
-        out=out,
+    request = partial(
+        AdaptRequest,
         labelled=labelled,
         images=images,
         prevalence=tuple(prevalence or ()),
@@ -258,7 +272,9 @@ def adapt(
     )
     with progress_bar("reading films") as bar:
         task = bar.add_task("images", total=None)
-        result = run(request, lambda done, total: bar.update(task, completed=done, total=total))
+        with reading_bundle(bundle) as old, writing(out) as goal:
+            asked = request(bundle=old, out=goal)
+            result = run(asked, lambda done, total: bar.update(task, completed=done, total=total))
     show_table(*result.table)
     for line in result.notes:
         output.print(line, markup=False)

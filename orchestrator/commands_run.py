@@ -1,5 +1,6 @@
 """Commands that make a bundle: `hilum train`, `ensemble`, and the demonstration."""
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -7,6 +8,7 @@ import typer
 from typer import Argument, Option
 
 from orchestrator.console import errors, say, show_table
+from orchestrator.places import place
 
 Targets = Annotated[str, Option(help="Findings, separated by commas; none: those of CheXpert's twelve that are there.")]
 Findings = Annotated[Path | None, Option(help="A folder with pathology files of your own.")]
@@ -18,8 +20,10 @@ def register(app: typer.Typer) -> None:
 
 
 def train(
-    dataset: Annotated[Path, Argument(help="A prepared data set.")],
-    out: Annotated[Path, Option(help="The run's folder. The same command goes on after any interruption.")],
+    dataset: Annotated[Path, Argument(help="A prepared data set.", parser=place)],
+    out: Annotated[
+        Path, Option(help="The run's folder. The same command goes on after any interruption.", parser=place)
+    ],
     targets: Targets = "",
     set_: Annotated[
         list[str] | None, Option("--set", help="name=value of any training setting; may be repeated.")
@@ -30,34 +34,55 @@ def train(
     ] = None,
     inline: Annotated[bool, Option("--inline", help="In this process, one after the other, without Ray.")] = False,
     address: Annotated[str | None, Option(help="A Ray cluster; else RAY_ADDRESS, else this machine.")] = None,
-    gpus_per_target: Annotated[float | None, Option(min=0, help="Fractions let targets share a GPU.")] = None,
+    gpus_per_target: Annotated[
+        str | None,
+        Option(help="A number: 2 gives a target two, 0.5 lets two share one. auto: as many as its memory holds."),
+    ] = None,
+    shared: Annotated[
+        bool, Option("--shared", help="Train one network for all the targets, in RUN/shared, and not one for each.")
+    ] = False,
     force: Annotated[bool, Option("--force", help="Train a finished target again if its settings changed.")] = False,
-    tuned: Annotated[Path | None, Option(help="A run of `hilum tune`: its settings, below those of --set.")] = None,
+    tuned: Annotated[
+        Path | None, Option(help="A run of `hilum tune`: its settings, below those of --set.", parser=place)
+    ] = None,
     findings: Findings = None,
 ) -> None:
-    """Train one network per finding, each in a process of its own."""
+    """Train one network per finding, each in a process of its own; with --shared, one network for all of them.
+
+    A run may hold both: give the command once with --shared and once without.
+    """
     from models.config import parse_settings
     from orchestrator.launch import train_run
+    from orchestrator.places import driving, reading_dataset, reading_run
     from orchestrator.plan import TrainRequest
     from orchestrator.progress import Board
+    from orchestrator.sharing import parse_share, with_ranks
 
-    request = TrainRequest(
-        dataset=dataset,
-        out=out,
+    share = parse_share(gpus_per_target)
+    request = partial(
+        TrainRequest,
         targets=words(targets),
         members=members,
-        settings=parse_settings(set_ or []),
+        settings=with_ranks(parse_settings(set_ or []), share),
         member_settings=parse_member_settings(member_set or []),
         inline=inline,
         address=address,
-        gpus_per_target=gpus_per_target,
+        gpus_per_target=share,
+        shared=shared,
         force=force,
-        tuned=tuned,
         findings=findings,
     )
-    with Board(errors, say) as board:
-        outcomes = train_run(request, board.on_event)
+    with (
+        driving(out) as run,
+        reading_dataset(dataset) as data,
+        reading_run(tuned, "tuned") as settings_of,
+        Board(errors, say) as board,
+    ):
+        outcomes = train_run(request(dataset=data, out=run, tuned=settings_of), board.on_event)
     show_outcomes(outcomes)
+    untuned = [one["job"] for one in outcomes if one["untuned"]]
+    if untuned:
+        say(f"{tuned} has no tuned settings of {', '.join(untuned)}: trained with their usual ones.")
     failed = [one["job"] for one in outcomes if one["status"] != "ok"]
     if failed:
         say(f"Not trained: {', '.join(failed)}. Each one's outcome.json has the traceback; the same command retries.")
@@ -66,9 +91,11 @@ def train(
 
 
 def ensemble(
-    run: Annotated[Path, Argument(help="A run with finished targets.")],
-    out: Annotated[Path, Option(help="The bundle's folder.")],
-    dataset: Annotated[Path | None, Option(help="Where the run's data set is now, if it was moved.")] = None,
+    run: Annotated[Path, Argument(help="A run with finished targets.", parser=place)],
+    out: Annotated[Path, Option(help="The bundle's folder.", parser=place)],
+    dataset: Annotated[
+        Path | None, Option(help="Where the run's data set is now, if it was moved.", parser=place)
+    ] = None,
     targets: Targets = "",
     findings: Findings = None,
     consistency: Annotated[
@@ -77,8 +104,15 @@ def ensemble(
     tta: Annotated[
         bool, Option("--tta", help="Let every network also look at shifted and zoomed copies: slower, a member more.")
     ] = False,
+    snapshots: Annotated[
+        bool, Option("--snapshots/--no-snapshots", help="Weights that --set snapshots=... kept are members too.")
+    ] = True,
+    use: Annotated[
+        str, Option(help="single, shared or both: a finding's own networks, those trained with --shared, or all.")
+    ] = "both",
     replace: Annotated[
-        Path | None, Option(help="A bundle of which only --targets are replaced; the result goes to --out.")
+        Path | None,
+        Option(help="A bundle of which only --targets are replaced; the result goes to --out.", parser=place),
     ] = None,
     refit_dependents: Annotated[
         bool, Option("--refit-dependents", help="With --replace: fit the findings again that depend on the targets.")
@@ -86,17 +120,25 @@ def ensemble(
 ) -> None:
     """Combine the networks of a run into one calibrated multi-label predictor."""
     from orchestrator.ensemble import EnsembleRequest, build_bundle
+    from orchestrator.places import reading_bundle, reading_dataset, reading_run, writing
     from orchestrator.replace import ReplaceRequest, replace_findings
 
-    where = {"run": run, "out": out, "dataset": dataset, "targets": words(targets), "findings": findings, "tta": tta}
+    where = {"targets": words(targets), "findings": findings, "tta": tta, "snapshots": snapshots}
+    where["use"] = use
     if replace is None:
         if refit_dependents:
             raise ValueError("--refit-dependents belongs to --replace BUNDLE.")
-        description = build_bundle(EnsembleRequest(**where, consistency=consistency))
+        make = partial(EnsembleRequest, **where, consistency=consistency)
     else:
         if consistency:
             raise ValueError("--consistency is a property of the whole bundle: --replace keeps it as it was.")
-        description = replace_findings(ReplaceRequest(**where, bundle=replace, refit_dependents=refit_dependents))
+        make = partial(ReplaceRequest, **where, refit_dependents=refit_dependents)
+    with reading_run(run) as source, reading_dataset(dataset) as data, writing(out) as goal:
+        if replace is None:
+            description = build_bundle(make(run=source, out=goal, dataset=data))
+        else:
+            with reading_bundle(replace) as old:
+                description = replace_findings(make(run=source, out=goal, dataset=data, bundle=old))
     show_bundle(description)
     for name, reason in description["left_out"].items():
         say(f"Left out: {name} ({reason})")

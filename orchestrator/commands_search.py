@@ -1,21 +1,26 @@
-"""The command of the search: `hilum tune`."""
+"""Commands that look for better settings: `hilum tune`, `hilum lr-find`."""
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from typer import Argument, Option
 
-from orchestrator.console import say, show_table
+from orchestrator.console import output, progress_bar, say, show_table
+from orchestrator.places import place
 
 
 def register(app: typer.Typer) -> None:
     app.command()(tune)
+    app.command("lr-find")(lr_find)
 
 
 def tune(
-    dataset: Annotated[Path, Argument(help="A prepared data set.")],
-    out: Annotated[Path, Option(help="The run's folder. The same command goes on after any interruption.")],
+    dataset: Annotated[Path, Argument(help="A prepared data set.", parser=place)],
+    out: Annotated[
+        Path, Option(help="The run's folder. The same command goes on after any interruption.", parser=place)
+    ],
     targets: Annotated[
         str, Option(help="Findings, separated by commas; none: those of CheXpert's twelve that are there.")
     ] = "",
@@ -38,17 +43,53 @@ def tune(
     """Search better training settings for each finding, every trial in a process of its own."""
     from models.config import parse_settings
     from orchestrator.commands_run import words
+    from orchestrator.places import driving_here, reading_dataset
     from orchestrator.search import tune_run
     from orchestrator.search_plan import SearchRequest
 
     settings = parse_settings(set_ or []) | ({"epochs": epochs} if epochs else {})
-    request = SearchRequest(
-        dataset=dataset, out=out, targets=words(targets), trials=trials, settings=settings, seed=seed,
+    request = partial(
+        SearchRequest, targets=words(targets), trials=trials, settings=settings, seed=seed,
         time_budget=time_budget, gpus_per_trial=gpus_per_trial, members=members, keep=keep, inline=inline,
         address=address, findings=findings,
     )  # fmt: skip
-    result = tune_run(request, lambda event: say(describe(event)))
-    show_result(request, result)
+    with driving_here(out, address) as run, reading_dataset(dataset) as data:
+        asked = request(dataset=data, out=run)
+        show_result(asked, tune_run(asked, lambda event: say(describe(event))))
+
+
+def lr_find(
+    dataset: Annotated[Path, Argument(help="A prepared data set.")],
+    target: Annotated[str, Option(help="The finding.")],
+    set_: Annotated[
+        list[str] | None, Option("--set", help="name=value of any training setting; may be repeated.")
+    ] = None,
+    out: Annotated[list[Path] | None, Option(help="A picture (.png) or the figures (.json); may be repeated.")] = None,
+    low: Annotated[float, Option(help="The lowest rate.")] = 1e-5,
+    high: Annotated[float, Option(help="The highest rate.")] = 10.0,
+    steps: Annotated[int | None, Option(help="From the lowest to the highest; none: 100, of few films fewer.")] = None,
+    findings: Annotated[Path | None, Option(help="A folder with pathology files of your own.")] = None,
+) -> None:
+    """Try rising learning rates on part train and suggest one; nothing is trained or changed."""
+    from models.config import parse_settings
+    from models.rate_range import Ramp
+    from orchestrator.rate_finder import RateRequest, check_outputs, find_rate, suggestions, write_result
+
+    check_outputs(out or [])
+    ramp = Ramp(low=low, high=high, steps=steps)
+    request = RateRequest(
+        dataset=dataset, target=target, settings=parse_settings(set_ or []), ramp=ramp, findings=findings
+    )
+    with progress_bar("raising the rate") as bar:
+        task = bar.add_task("steps", total=None)
+        result = find_rate(request, lambda done, total: bar.update(task, completed=done, total=total))
+    rows, notes = suggestions(result)
+    show_table(("learning rate", result.slug), rows)
+    for line in notes:
+        output.print(line, markup=False)
+    for path in out or []:
+        write_result(result, path)
+        say(f"Written: {path}")
 
 
 def show_result(request: Any, result: dict[str, Any]) -> None:

@@ -5,6 +5,8 @@ not fit. Called by everything that trains on or evaluates a data set.
 """
 
 import hashlib
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,10 +15,11 @@ import numpy as np
 import pandas as pd
 
 from models.cache import open_images
-from models.paths import DatasetPaths, read_json
+from models.paths import DatasetPaths, read_json, to_plain
 from pathologies.splits import check_disjoint, split_hash
 
 FORMAT = "hilum-dataset/1"
+SEAL = "manifest_sha256"  # key of the manifest's own hash
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +64,8 @@ def load_dataset(path: Path | str) -> Dataset:
         raise ValueError(
             f"{paths.manifest} has format {manifest.get('format')!r}; {FORMAT!r} is read. Prepare it again."
         )
+    if manifest.get(SEAL, manifest_hash(manifest)) != manifest_hash(manifest):
+        raise ValueError(f"{paths.manifest} was changed after it was written. Copy or prepare the data again.")
     _require_hash(paths.labels, manifest["labels_sha256"])
     split = read_split(paths)
     if len(split) != manifest["images"] or split_hash(split, split["part"]) != manifest["split_hash"]:
@@ -70,11 +75,20 @@ def load_dataset(path: Path | str) -> Dataset:
     return Dataset(manifest=manifest, paths=paths)
 
 
+def manifest_hash(manifest: Mapping[str, Any]) -> str:
+    """SHA-256 of all that a manifest says but its own hash."""
+    plain = {name: value for name, value in manifest.items() if name != SEAL}
+    return hashlib.sha256(json.dumps(to_plain(plain), sort_keys=True).encode()).hexdigest()
+
+
 def read_split(paths: DatasetPaths) -> pd.DataFrame:
     """image_id, patient_id, part; names that look like numbers or like nothing stay names."""
     if not paths.split.is_file():
         raise FileNotFoundError(f"{paths.split} is missing. Copy or prepare the data again.")
-    return pd.read_csv(paths.split, dtype="str", keep_default_na=False)
+    try:
+        return pd.read_csv(paths.split, dtype="str", keep_default_na=False)
+    except ValueError as error:  # no text, or no table: what pandas raises of both is one
+        raise ValueError(f"{paths.split} is damaged ({error}). Copy or prepare the data again.") from error
 
 
 def hash_file(path: Path) -> str:

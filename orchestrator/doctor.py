@@ -14,15 +14,19 @@ from typing import Any
 from models.config import TrainConfig
 from orchestrator import inspection, verdicts
 from orchestrator.cluster import connected
+from orchestrator.effort import effort, trained_films
 from orchestrator.memory import Estimate, estimate
+from orchestrator.places import address
 from orchestrator.plan import chosen_targets, read_material, resolved_config, usable_views
+from orchestrator.probes import missing_folders, remove_probes
+from orchestrator.sharing import AUTO, gpu_share
+from orchestrator.storage import is_remote
 from orchestrator.verdicts import Check, Machine, Wish
 from orchestrator.verdicts_here import judge_connection
 
 ANSWER_SECONDS = 60  # for a node that starts its first process
 STEP_SECONDS = 180
 SIZE_WITHOUT_DATA = 224
-FORWARD_SHARE = 1 / 3  # of a training step's time: the backward pass costs about twice the forward pass
 PLAN_COLUMNS = ("target", "order", "node", "threads", "GPUs", "films", "memory", "hours", "starts after")
 
 
@@ -30,11 +34,11 @@ PLAN_COLUMNS = ("target", "order", "node", "threads", "GPUs", "films", "memory",
 class DoctorRequest:
     dataset: Path | None = None
     address: str | None = None
-    out: Path | None = None
+    out: Path | str | None = None  # a URI of object storage too
     targets: tuple[str, ...] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
     members: int = 1
-    gpus_per_target: float | None = None
+    gpus_per_target: float | str | None = None
     findings: Path | None = None
 
 
@@ -83,7 +87,7 @@ def examine(request: DoctorRequest) -> Diagnosis:
 
 
 def planned_work(request: DoctorRequest, device: str) -> list[Work]:
-    """In the order of `hilum train`; without a data set one network with the settings as given."""
+    """In the order of `hilum train`, longest first; without a data set one network with the settings as given."""
     if request.dataset is None:
         config = resolved_config(_anything(), request.settings, 0, device)
         memory = estimate(config, SIZE_WITHOUT_DATA, 0)
@@ -106,7 +110,8 @@ def planned_work(request: DoctorRequest, device: str) -> list[Work]:
                     memory=estimate(config, manifest["size"], len(parts)),
                 )
             )
-    return works
+    size = manifest["size"]
+    return sorted(works, key=lambda one: -effort(one.config, one.films, one.watched, one.predicted, size))
 
 
 def _anything() -> Any:
@@ -120,22 +125,23 @@ def inspect(ray: ModuleType, request: DoctorRequest) -> list[Machine]:
     nodes = [node for node in ray.nodes() if node["Alive"]]
     names = [node["NodeID"] for node in nodes]
     token = secrets.token_hex(4)
-    run = str(request.out.resolve()) if request.out else None
-    dataset = str(request.dataset.resolve()) if request.dataset else None
-    created = _missing_folders(request.out)
+    run = str(request.out if is_remote(request.out) else request.out.resolve()) if request.out else None
+    dataset = address(request.dataset) if request.dataset else None
+    created = missing_folders(request.out)
     try:
         facts = _everywhere(ray, names, inspection.look, lambda name: (run, dataset, token, name))
         reads = _everywhere(ray, names, inspection.read_probes, lambda name: (run, token, names)) if run else {}
         clocks = {name: _clock(ray, name) for name in names if not isinstance(facts[name], str)}
     finally:
         if run:
-            _clean(Path(run), token, names, created)
+            remove_probes(run, token, names, created)
     return [
         Machine(
             name=node["NodeManagerHostname"] if len(nodes) > 1 else "here",
             node=node["NodeID"],
             cpus=node["Resources"].get("CPU", 0),
             gpus=node["Resources"].get("GPU", 0),
+            memory=node["Resources"].get("memory", 0),
             facts=facts[node["NodeID"]] if not isinstance(facts[node["NodeID"]], str) else {},
             silent=facts[node["NodeID"]] if isinstance(facts[node["NodeID"]], str) else "",
             reads=reads.get(node["NodeID"], {}),
@@ -179,38 +185,28 @@ def _clock(ray: ModuleType, name: str) -> tuple[float, float] | None:
     return best
 
 
-def _missing_folders(out: Path | None) -> list[Path]:
-    """The folders that a probe will create, innermost first."""
-    missing = []
-    while out and not out.resolve().exists():
-        missing.append(out.resolve())
-        out = out.resolve().parent
-    return missing
-
-
-def _clean(run: Path, token: str, names: list[str], created: list[Path]) -> None:
-    for name in names:
-        (run / inspection.PROBE.format(token=token, node=name)).unlink(missing_ok=True)
-    for folder in created:
-        if folder.is_dir() and not any(folder.iterdir()):
-            folder.rmdir()
-
-
 def _wish(request: DoctorRequest, works: list[Work], machines: list[Machine], device: str) -> Wish:
-    gpus = request.gpus_per_target if request.gpus_per_target is not None else float(device == "cuda")
-    cache = 0
-    if request.dataset:
-        cache = (request.dataset / "images.u8").stat().st_size
+    cache = (request.dataset / "images.u8").stat().st_size if request.dataset else 0
+    threads = max(work.config.threads for work in works)
+    memory = max((work.memory for work in works), key=lambda one: one.host + one.gpu)
+    gpus = _share(request, memory, cache, machines, device)
     return Wish(
-        threads=max(work.config.threads for work in works),
+        threads=threads,
         gpus=gpus,
         jobs=len(works) if request.dataset else 0,
-        memory=max((work.memory for work in works), key=lambda one: one.host + one.gpu),
+        memory=memory,
         finished=sum(work.memory.finished for work in works),
         cache=cache,
         run=request.out is not None,
-        slots={one.node: verdicts.slots(one, max(work.config.threads for work in works), gpus) for one in machines},
+        slots={one.node: verdicts.slots(one, threads, gpus, memory.host) for one in machines},
     )
+
+
+def _share(request: DoctorRequest, memory: Estimate, cache: int, machines: list[Machine], device: str) -> float:
+    if request.gpus_per_target == AUTO and device == "cuda":
+        cards = [card["total"] for one in machines for card in one.facts.get("gpus", ())]
+        return gpu_share(memory, cache, min(cards)) if cards else 1.0
+    return float(device == "cuda") if request.gpus_per_target in (None, AUTO) else float(request.gpus_per_target)
 
 
 def _measure(
@@ -218,7 +214,7 @@ def _measure(
 ) -> tuple[dict[str, float] | None, Check]:
     """Seconds of a step for every different kind of network, each in a process of its own."""
     seconds: dict[str, float] = {}
-    dataset = str(request.dataset.resolve())
+    dataset = address(request.dataset)
     for work in works:
         if _kind(work) in seconds:
             continue
@@ -247,10 +243,8 @@ def _kind(work: Work) -> str:
 
 def hours(work: Work, step: float) -> float:
     """Training, the look at `select` after every epoch, and the predictions at the end."""
-    config = work.config
-    film = FORWARD_SHARE * step / config.batch_size
-    steps = config.epochs * (work.films // config.batch_size)
-    return (steps * step + (config.epochs * work.watched + work.predicted) * film) / 3600
+    films = trained_films(work.config, work.films, work.watched, work.predicted)
+    return films * step / work.config.batch_size / 3600
 
 
 def _timetable(

@@ -6,7 +6,6 @@ augmentation is asked for. Called by `hilum ensemble`.
 """
 
 import hashlib
-import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -31,6 +30,8 @@ from orchestrator.members import (
     member_table,
     taught_prior,
 )
+from orchestrator.places import from_there
+from orchestrator.staging import stage_dataset
 from pathologies.catalog import CHEXPERT_TARGETS, Pathology, find_pathology, load_catalog
 from pathologies.labels import LabelContract, resolve
 
@@ -46,6 +47,8 @@ class EnsembleRequest:
     findings: Path | None = None
     consistency: bool = False  # raise every parent to its likeliest child, as the last step
     tta: bool = False  # test-time augmentation: every network is a second member that looks at copies of the film
+    snapshots: bool = True  # further weights of each training, where it kept some, are members too
+    use: str = "both"  # a finding's own networks, its columns of shared ones, or both, where both are there
     settings: FitSettings = FitSettings()
 
 
@@ -73,7 +76,7 @@ def build_bundle(request: EnsembleRequest) -> dict[str, Any]:
     """Write the bundle and return its description. Errors: no finished target; a data set that is not the run's."""
     run = RunPaths(request.run)
     material = read_material(run, request.dataset, request.findings)
-    trained, left_out = trained_members(run, request.targets, material.catalog)
+    trained, left_out = trained_members(run, request.targets, material.catalog, request.snapshots, request.use)
     order = [slug for slug in (*CHEXPERT_TARGETS, *material.catalog) if slug in trained]
     trained = {slug: trained[slug] for slug in dict.fromkeys(order)}
     out = BundlePaths(request.out)
@@ -103,11 +106,15 @@ def read_material(run: RunPaths, dataset: Path | None, findings: Path | None) ->
 
 
 def trained_members(
-    run: RunPaths, targets: tuple[str, ...], catalog: Mapping[str, Pathology]
+    run: RunPaths,
+    targets: tuple[str, ...],
+    catalog: Mapping[str, Pathology],
+    snapshots: bool = False,
+    use: str = "both",
 ) -> tuple[dict[str, list[Trained]], dict[str, str]]:
     """`finished_targets` of the findings that are asked for by name. Errors: an unknown name; none finished."""
     wanted = tuple(find_pathology(name, catalog).slug for name in targets)
-    trained, left_out = finished_targets(run, wanted)
+    trained, left_out = finished_targets(run, wanted, snapshots, use)
     unknown = [slug for slug in trained if slug not in catalog]
     if unknown:
         raise ValueError(f"No pathology file describes {', '.join(unknown)}. Say where it lies with --findings.")
@@ -149,7 +156,11 @@ def trained_facts(members: list[Trained], fitted: Mapping[str, Any]) -> dict[str
     share = counts["positives"] / counts["films"] if counts["films"] else float("nan")
     return {
         "training_contract": {"uncertain": config["uncertain"], "blank": config["blank"]},
-        "prior": [{"member": one.member} | taught_prior(one, share) for one in members],
+        "prior": [
+            {"member": one.member} | ({"shared": True} if one.outputs else {}) | taught_prior(one, share)
+            for one in members
+            if not one.snapshot
+        ],
     }
 
 
@@ -170,7 +181,7 @@ def _dataset_of(run: RunPaths, given: Path | None) -> Dataset:
     plan = read_json(run.plan) if run.plan.exists() else None
     if plan is None:
         raise FileNotFoundError(f"{run.root} is not a run: it has no plan.json. Make one with `hilum train`.")
-    folder = given or Path(plan["dataset"])
+    folder = stage_dataset(given or plan["dataset"])
     if not folder.is_dir():
         raise FileNotFoundError(f"The run's data set is not at {folder} any more. Say where it is with --dataset.")
     dataset = load_dataset(folder)
@@ -211,7 +222,7 @@ def _describe(
         },
         "reference_contract": manifest["reference_contract"],
         "data": {name: manifest[name] for name in ("images_sha256", "labels_sha256", "split_hash", "source", "fold")},
-        "run": os.path.relpath(run.root.resolve(), out.root.resolve()),
+        "run": from_there(run.root, out.root),
         "made_with": made_with(),
         "findings": findings,
         "left_out": left_out,

@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from models.metrics import sigmoid
-from models.paths import BundlePaths, RunPaths, append_json_line, publishing, read_json_lines, write_json, write_text
+from models.paths import BundlePaths, RunPaths, publishing, read_json_lines, write_json, write_text
 from orchestrator.answers import find_slug, thresholds_of
 from orchestrator.bundle import BATCH, Bundle, load_bundle
 from orchestrator.coverage import coverage_notes, coverage_table, measure_coverage
@@ -33,8 +33,10 @@ from orchestrator.evaluation import (
     span,
 )
 from orchestrator.levels import LEVELS, aggregate_ids, aggregate_scores, aggregate_truth
+from orchestrator.places import append_line, origin_of
 from orchestrator.plan import usable_views
 from orchestrator.predict import prediction_frame
+from orchestrator.storage import is_remote, join
 from orchestrator.text import aligned
 from pathologies.catalog import load_catalog
 from pathologies.labels import LabelContract, resolve
@@ -206,12 +208,12 @@ def _truth(
 def _log_reading(bundle: Bundle, dataset: Dataset, request: EvaluateRequest) -> None:
     """Before the labels are looked at: a reading that crashes has been a reading."""
     description = bundle.paths.bundle.read_bytes()
-    append_json_line(
+    append_line(
         _log_of(bundle),
         {
             "time": datetime.now(UTC).isoformat(timespec="seconds"),
             "command": "evaluate",
-            "bundle": bundle.paths.root.name,
+            "bundle": Path(origin_of(bundle.paths.root) or bundle.paths.root).name,
             "bundle_sha256": hashlib.sha256(description).hexdigest(),
             "split_hash": dataset.manifest["split_hash"],
             "truth": request.truth.name if request.truth else None,
@@ -219,9 +221,13 @@ def _log_reading(bundle: Bundle, dataset: Dataset, request: EvaluateRequest) -> 
     )
 
 
-def _log_of(bundle: Bundle) -> Path:
+def _log_of(bundle: Bundle) -> Path | str:
     run = run_of(bundle.paths, bundle.description)
-    return run.test_reads if run else bundle.paths.root / "test_reads.jsonl"
+    if run:
+        return run.test_reads
+    recorded = bundle.description["run"]
+    away = recorded if is_remote(recorded) else origin_of(bundle.paths.root)
+    return join(away, "test_reads.jsonl") if away else bundle.paths.root / "test_reads.jsonl"
 
 
 def run_of(paths: BundlePaths, description: Mapping[str, Any], slug: str = "") -> RunPaths | None:
@@ -271,7 +277,9 @@ def _histories(bundle: Bundle, slug: str) -> dict[str, list[dict[str, Any]]]:
         return {}
     histories = {}
     for model in bundle.description["findings"][slug]["models"]:
-        attempt = run.target(slug, model["member"]).newest_attempt()
+        shared, member = bool(model.get("outputs")), model["member"]
+        attempt = (run.shared(member) if shared else run.target(slug, member)).newest_attempt()
         if attempt:
-            histories[f"member {model['member']}"] = read_json_lines(attempt.history)
+            rows = [row | row.get("targets", {}).get(slug, {}) for row in read_json_lines(attempt.history)]
+            histories[f"{'shared ' if shared else ''}member {member}"] = rows
     return histories

@@ -15,6 +15,11 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from orchestrator.scratch import cache_root
+from orchestrator.staging import stage_dataset
+from orchestrator.storage import Store, is_remote
+
+ANSWER_SECONDS = 10.0  # for the storage
 VERSIONED = ("torch", "timm", "ray", "numpy", "hilum")
 THREAD_SETTINGS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 TRIAL_STEPS = 3  # an epoch
@@ -34,8 +39,8 @@ def look(run: str | None, dataset: str | None, token: str, node: str) -> dict[st
         "gpus": _gpus(),
         "threads": {name: os.environ[name] for name in THREAD_SETTINGS if name in os.environ},
         "written": _write_probe(run, token, node) if run else None,
-        "disk_free": _free(_existing(Path(run))) if run else _free("."),
-        "dataset": _dataset(Path(dataset)) if dataset else None,
+        "disk_free": _free(work_folder(run)) if run else _free("."),
+        "dataset": _dataset(dataset) if dataset else None,
     }
 
 
@@ -43,13 +48,18 @@ def read_probes(run: str, token: str, nodes: list[str]) -> dict[str, str]:
     """For every node's probe file "" or why it cannot be read here."""
     found = {}
     for node in nodes:
-        path = Path(run) / PROBE.format(token=token, node=node)
+        name = PROBE.format(token=token, node=node)
         try:
-            text = path.read_text(encoding="ascii")
-            found[node] = "" if text == node else f"{path} holds something else"
+            text = Store(run).read(name)[0].decode() if is_remote(run) else (Path(run) / name).read_text()
+            found[node] = "" if text == node else f"{run}/{name} holds something else"
         except OSError as error:
-            found[node] = f"{error.strerror}: {path}"
+            found[node] = f"{error.strerror or type(error).__name__}: {run}/{name}"
     return found
+
+
+def cards() -> list[dict[str, Any]]:
+    """This node's GPUs as nvidia-smi tells of them: name, total and used bytes."""
+    return _gpus()
 
 
 def now() -> float:
@@ -71,8 +81,8 @@ def measure_step(dataset: str, settings: dict[str, Any]) -> float:
         paths = TargetPaths(Path(folder))
         config = settings | {"epochs": 2, "pretrained": "false", "init": "", "checkpoint_minutes": 60.0}
         write_json(paths.config, {"config": config})
-        _trial_targets(dataset, config["batch_size"]).save(paths.targets)
-        outcome = run_job(Path(dataset), paths.root, watch_parent=False)
+        _trial_targets(str(stage_dataset(dataset)), config["batch_size"]).save(paths.targets)
+        outcome = run_job(stage_dataset(dataset), paths.root, watch_parent=False)
         if outcome["status"] != "ok":
             raise RuntimeError(outcome["error"])
         rows = read_json_lines(paths.attempt(outcome["attempt"]).history)
@@ -148,25 +158,38 @@ def _gpus() -> list[dict[str, Any]]:
 def _write_probe(run: str, token: str, node: str) -> str:
     """ "" or why this node cannot write there."""
     try:
+        if is_remote(run):
+            Store(run, patience=ANSWER_SECONDS).write(PROBE.format(token=token, node=node), node.encode())
+            return ""
         Path(run).mkdir(parents=True, exist_ok=True)
         with open(Path(run) / PROBE.format(token=token, node=node), "x", encoding="ascii") as stream:
             stream.write(node)
             stream.flush()
             os.fsync(stream.fileno())
     except OSError as error:
-        return f"{error.strerror}: {run}"
+        return f"{error.strerror}: {run}" if error.strerror else str(error)
     return ""
 
 
-def _dataset(root: Path) -> dict[str, Any]:
-    """The manifest's hash and the size of the images, so that the driver can compare them with its own."""
+def _dataset(place: str) -> dict[str, Any]:
+    """The manifest's hash and the size of the images, so that the driver can compare them with its own.
+
+    What lies in object storage is staged, so that the training finds it on this node.
+    """
     try:
+        root = stage_dataset(place)
         manifest = hashlib.sha256((root / "manifest.json").read_bytes()).hexdigest()[:12]
         with open(root / "images.u8", "rb") as stream:
             stream.read(1)
         return {"manifest": manifest, "bytes": (root / "images.u8").stat().st_size, "error": ""}
-    except OSError as error:
-        return {"manifest": "", "bytes": 0, "error": f"{error.strerror}: {error.filename}"}
+    except (OSError, ValueError) as error:
+        known = f"{error.strerror}: {error.filename}" if getattr(error, "strerror", None) else str(error)
+        return {"manifest": "", "bytes": 0, "error": known}
+
+
+def work_folder(run: str) -> Path:
+    """Where a training writes first: the run itself, or scratch of the node for one in object storage."""
+    return cache_root() if is_remote(run) else _existing(Path(run))
 
 
 def _existing(path: Path) -> Path:

@@ -11,17 +11,27 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from models.paths import RunPaths, append_json_line, read_json, read_json_lines, write_json
+from models.paths import DatasetPaths, RunPaths, append_json_line, read_json, read_json_lines, write_json
+from models.persistence import Patience
 from orchestrator.cluster import connected, require_room
+from orchestrator.effort import longest_first
+from orchestrator.lifeline import Lifeline
+from orchestrator.memory import estimate
+from orchestrator.places import address, publish, refresh
 from orchestrator.plan import Job, TrainRequest, plan_run
+from orchestrator.retries import INTERRUPTED, Retries
+from orchestrator.sharing import definite_share, memory_request
+from orchestrator.storage import is_remote
 from orchestrator.worker import train_in_worker
 
 log = logging.getLogger(__name__)
 POLL_SECONDS = 0.5
+GRACE_SECONDS = 10.0  # for the checkpoint of a training that is asked to end
 OnEvent = Callable[[dict[str, Any]], None]
 
 
@@ -40,18 +50,17 @@ def train_run(request: TrainRequest, on_event: OnEvent) -> list[dict[str, Any]]:
         else:
             with connected(request.address) as ray:
                 jobs = _run_on_ray(ray, request, run, on_event)
-        return [read_json(job.paths.outcome) | {"job": job.name, "slug": job.slug} for job in jobs]
+        names = [{"job": job.name, "slug": job.slug, "untuned": job.untuned} for job in jobs]
+        return [read_json(job.paths.outcome) | name for job, name in zip(jobs, names, strict=True)]
 
 
 def _run_on_ray(ray: ModuleType, request: TrainRequest, run: RunPaths, on_event: OnEvent) -> list[Job]:
     device = cluster_device(ray)
     jobs = plan_run(request, device)
-    waiting = [job for job in jobs if not job.finished]
-    gpus = request.gpus_per_target
-    if gpus is None:
-        gpus = 1.0 if device == "cuda" else 0.0
+    waiting = longest_first([job for job in jobs if not job.finished])
+    gpus = definite_share(ray, request.gpus_per_target, device, request.dataset, [job.config for job in waiting])
     if waiting:
-        require_room(ray, max(job.config.threads for job in waiting), gpus)
+        require_room(ray, max(job.config.threads * job.config.ranks for job in waiting), gpus)
     _announce(jobs, on_event)
     before = _resident_bytes()
     record(run, {"event": "begin", "jobs": [job.name for job in waiting], "driver_bytes": before})
@@ -60,8 +69,12 @@ def _run_on_ray(ray: ModuleType, request: TrainRequest, run: RunPaths, on_event:
     try:
         for job in waiting:
             job.paths.outcome.unlink(missing_ok=True)
+            publish(job.paths.root)
             running[_submit(ray, job, request, gpus)] = job
-        _follow(ray, run, running, watches, on_event)
+        _follow(ray, run, running, watches, on_event, partial(_submit, ray, request=request, gpus=gpus))
+    except KeyboardInterrupt:
+        _let_them_end(ray, list(running))
+        raise
     finally:
         for reference in running:  # only after an interrupt or an error is anything left
             with contextlib.suppress(Exception):
@@ -78,46 +91,89 @@ def _submit(ray: ModuleType, job: Job, request: TrainRequest, gpus: float) -> An
     if not gpus:
         environment["CUDA_VISIBLE_DEVICES"] = ""
     task = ray.remote(max_calls=1, max_retries=request.retries)(train_in_worker).options(
-        num_cpus=job.config.threads, num_gpus=gpus, name=job.name, runtime_env={"env_vars": environment}
+        num_cpus=job.config.threads * job.config.ranks,
+        num_gpus=gpus,
+        memory=_memory(ray, job, request, gpus),
+        name=job.name,
+        runtime_env={"env_vars": environment},
     )
-    return task.remote(str(Path(request.dataset).resolve()), str(job.paths.root.resolve()))
+    return task.remote(address(request.dataset), address(job.paths.root))
+
+
+def _memory(ray: ModuleType, job: Job, request: TrainRequest, gpus: float) -> int | None:
+    """Bytes that Ray reserves for the job; none where no node tells of its memory."""
+    sizes = read_json(DatasetPaths(request.dataset).manifest)
+    host = estimate(job.config, sizes["size"], sizes["images"]).host * job.config.ranks
+    return memory_request(ray.nodes(), job.config, gpus, host) or None
+
+
+def _let_them_end(ray: ModuleType, references: list[Any]) -> None:
+    """Ask each training to end: it writes a checkpoint first, if it comes to the end of a step soon enough."""
+    with contextlib.suppress(Exception):
+        for reference in references:
+            ray.cancel(reference)
+        ray.wait(references, num_returns=len(references), timeout=GRACE_SECONDS)
 
 
 def _follow(
-    ray: ModuleType, run: RunPaths, running: dict[Any, Job], watches: dict[str, "Watch"], on_event: OnEvent
+    ray: ModuleType,
+    run: RunPaths,
+    running: dict[Any, Job],
+    watches: dict[str, "Watch"],
+    on_event: OnEvent,
+    submit: Callable[[Job], Any],
 ) -> None:
     """Wait for all, passing on what their files tell meanwhile."""
+    lifeline, retries = Lifeline(ray), Retries()
     while running:
+        lifeline.check()
         ready, _ = ray.wait(list(running), num_returns=len(running), timeout=POLL_SECONDS)
+        refresh(run.root)
         for job in running.values():
             for event in watches[job.name].news():
                 on_event(event)
         for reference in ready:
             job = running.pop(reference)
-            _settle(ray, reference, job)
-            _finished(run, job, on_event)
+            refresh(job.paths.root, now=True)
+            again = retries.again(job, _settle(ray, reference, job))
+            if again:
+                job = _start_again(run, *again, on_event)
+                running[submit(job)] = job
+            else:
+                _finished(run, job, on_event)
 
 
-def _settle(ray: ModuleType, reference: Any, job: Job) -> None:
-    """A process that died left no outcome: then the death is the outcome."""
+def _start_again(run: RunPaths, job: Job, why: str, on_event: OnEvent) -> Job:
+    publish(job.paths.root)
+    record(run, {"event": "again", "job": job.name, "why": why})
+    on_event({"event": "again", "job": job.name, "why": why})
+    return job
+
+
+def _settle(ray: ModuleType, reference: Any, job: Job) -> str:
+    """The status. A process that died left no outcome: then the death is the outcome."""
     error: Exception | None = None
     try:
         status = ray.get(reference)
+        if status == INTERRUPTED:
+            return status
         if not job.paths.outcome.exists():  # another process took the job over, and this is its driver no more
             error = RuntimeError(f"it ended as {status!r} without an outcome")
     except ray.exceptions.RayError as death:
         error = death
     if error and not job.paths.outcome.exists():
         write_json(job.paths.outcome, _death(job, error, isinstance(error, ray.exceptions.OutOfMemoryError)))
+    return read_json(job.paths.outcome)["status"]
 
 
 def _death(job: Job, error: Exception, memory: bool) -> dict[str, Any]:
     attempt = job.paths.newest_attempt()
     advice = "Lower --set batch_size=... or train fewer at once." if memory else "Give the same command again to go on."
+    stacks = attempt.stacks.read_text(encoding="utf-8") if attempt and attempt.stacks.exists() else ""
     return {
-        "status": "oom" if memory else "died",
+        "status": "oom" if memory else "hung" if stacks else "died",
         "error": f"The training process died ({type(error).__name__}). {advice}",
-        "traceback": str(error)[-4000:],
+        "traceback": stacks or str(error)[-4000:],
         "attempt": attempt.number if attempt else None,
         "ended": datetime.now(UTC).isoformat(timespec="milliseconds"),
         **dict.fromkeys(("pid", "host", "started", "peak_memory_bytes", "best_epoch", "select_score")),
@@ -126,25 +182,41 @@ def _death(job: Job, error: Exception, memory: bool) -> dict[str, Any]:
 
 def _finished(run: RunPaths, job: Job, on_event: OnEvent) -> None:
     outcome = read_json(job.paths.outcome)
+    publish(job.paths.root)
     record(run, {"event": "finished", "job": job.name, **{name: outcome.get(name) for name in
             ("status", "attempt", "pid", "host", "started", "ended")}})  # fmt: skip
     on_event({"event": "finished", "job": job.name, "outcome": outcome})
 
 
 def _run_inline(request: TrainRequest, run: RunPaths, jobs: list[Job], on_event: OnEvent) -> None:
-    from models.job import run_job
-
-    for job in jobs:
-        if job.finished:
-            continue
+    retries, waiting = Retries(), [job for job in jobs if not job.finished]
+    while waiting:
+        job = waiting.pop(0)
         job.paths.outcome.unlink(missing_ok=True)
+        publish(job.paths.root)
         on_event({"event": "started", "job": job.name, "attempt": None})
 
         def on_epoch(row: dict[str, Any], job: Job = job) -> None:
             on_event({"event": "epoch", "job": job.name, "row": row, "epochs": job.config.epochs})
 
-        run_job(Path(request.dataset), job.paths.root, on_epoch, watch_parent=False)
-        _finished(run, job, on_event)
+        status = _train_here(request, job, on_epoch)
+        again = retries.again(job, status)
+        if again:
+            waiting.insert(0, _start_again(run, *again, on_event))
+        else:
+            _finished(run, job, on_event)
+
+
+def _train_here(request: TrainRequest, job: Job, on_epoch: OnEvent) -> str:
+    from models.job import run_job
+    from orchestrator.away import train_away
+
+    where = address(job.paths.root)
+    if not is_remote(where):
+        return run_job(Path(request.dataset), job.paths.root, on_epoch, watch_parent=False)["status"]
+    status = train_away(str(request.dataset), where, on_epoch, own_process=False)
+    refresh(job.paths.root, now=True)
+    return status
 
 
 class Watch:
@@ -177,7 +249,7 @@ class Watch:
 def _announce(jobs: list[Job], on_event: OnEvent) -> None:
     for job in jobs:
         on_event({"event": "planned", "job": job.name, "finished": job.finished, "epochs": job.config.epochs,
-                  "outcome": read_json(job.paths.outcome) if job.finished else None})  # fmt: skip
+                  "note": job.note, "outcome": read_json(job.paths.outcome) if job.finished else None})  # fmt: skip
 
 
 def cluster_device(ray: ModuleType) -> str:
@@ -196,7 +268,9 @@ def _resident_bytes() -> int:
 
 
 def record(run: RunPaths, event: dict[str, Any]) -> None:
-    append_json_line(run.ledger, {"time": round(time.time(), 3), "driver": os.getpid(), **event})
+    line = {"time": round(time.time(), 3), "driver": os.getpid(), **event}
+    Patience().write(partial(append_json_line, run.ledger, line), run.ledger)
+    publish(run.ledger)
 
 
 @contextlib.contextmanager

@@ -14,6 +14,7 @@ MIB = 2**20
 # backward pass in fp32). Counted on torch 2.15 and timm with `torch.autograd.graph.saved_tensors_hooks`, batch of 2.
 BACKBONES: Mapping[str, tuple[int, float]] = {
     "test_resnet": (374_592, 10.8),
+    "plain": (394_070, 16.4),
     "resnet10t": (4_928_455, 20.7),
     "resnet18": (11_180_373, 20.8),
     "resnet26": (13_972_830, 53.0),
@@ -73,9 +74,9 @@ def estimate(config: TrainConfig, image_size: int, films: int) -> Estimate:
         batch *= 0.6  # most activations in two bytes; norms, loss and the copies of the weights stay at four
     work = int(4 * STATE_COPIES * weights + WORKING_FACTOR * batch)
     host = BASE_BYTES + 4 * CHECKPOINT_COPIES * weights + (CUDA_HOST_BYTES if cuda else work)
-    # last.ckpt (weights and moments) and best.safetensors, each beside its successor while that is written, and once
-    # more in a second attempt, which takes them over from the first
-    training = 2 * (3 + 1) * 4 * weights + (3 + 1) * 4 * weights
+    # last.ckpt, previous.ckpt (each weights and moments) and best.safetensors, the last one's successor while it is
+    # written, and once more those of the attempt that this one has gone on from
+    training = (3 + 3 + 1 + 3) * 4 * weights + (3 + 3 + 1) * 4 * weights
     rows = BYTES_PER_FILM * films
     return Estimate(
         host=host,
@@ -84,6 +85,11 @@ def estimate(config: TrainConfig, image_size: int, films: int) -> Estimate:
         finished=4 * weights + rows,
         basis=basis,
     )
+
+
+def activation_bytes(backbone: str) -> float:
+    """What one film of 224 pixels a side leaves for the backward pass in fp32."""
+    return _backbone(backbone)[1] * MIB
 
 
 def cache_bytes(films: int, size: int) -> int:

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from models.paths import DatasetPaths, publishing, to_plain, write_json
-from orchestrator.dataset import FORMAT, Dataset, hash_file, load_dataset
+from orchestrator.dataset import FORMAT, SEAL, Dataset, hash_file, load_dataset, manifest_hash
 from orchestrator.manifest import describe_pixels, describe_rows
 from orchestrator.prepare import write_tables
 from pathologies.leaks import Leaks, find_leaks
@@ -48,6 +48,7 @@ def merge(inputs: Sequence[Path], out: Path, on_event: Callable[[dict[str, Any]]
     manifest |= {"rejected": dict(Counter(rejected["reason"]))}
     manifest |= describe_pixels(paths, len(frame), manifest["size"], parts)
     manifest = to_plain(manifest)
+    manifest |= {SEAL: manifest_hash(manifest)}
     write_json(paths.manifest, manifest)
     return manifest
 

@@ -11,18 +11,24 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pandas as pd
-
-from models.config import TrainConfig, build_config, difference
+from models.config import UPKEEP, TrainConfig, build_config, difference
 from models.paths import RunPaths, TargetPaths, read_json, write_json
 from models.processor import cpu_precision
-from models.targets import PARTS, Targets
+from orchestrator.backbones import require_backbone
 from orchestrator.dataset import Dataset, load_dataset
+from orchestrator.mending import config_again, is_damaged, read_planned, targets_are_whole
+from orchestrator.places import address
+from orchestrator.reduction import REDUCED, as_reduced, as_wished
+from orchestrator.shared_plan import SHARED, SharedTask, shared_task
+from orchestrator.teaching import Material, sampler_weights, usable_views, write_targets
 from orchestrator.tuned import tuned_settings
 from pathologies.catalog import CHEXPERT_TARGETS, Pathology, find_pathology, load_catalog
-from pathologies.labels import LabelContract, LabelPolicy, resolve, training_contract
-from pathologies.sampling import target_weights, vector_weights
+from pathologies.labels import LabelPolicy
+
+__all__ = ["Job", "Material", "TrainRequest", "plan_run", "read_material", "sampler_weights", "usable_views"]
+
+
+UNTUNED = "not tuned: its usual settings"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,21 +43,12 @@ class TrainRequest:
     member_settings: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)  # on top, for one member (from 0)
     inline: bool = False
     address: str | None = None
-    gpus_per_target: float | None = None  # none: one, where there are GPUs
+    gpus_per_target: float | str | None = None  # none: one, where there are GPUs; auto: as many as fit on a card
     retries: int = 2  # of a training process that dies
     force: bool = False  # train a finished target again when its configuration changed
     findings: Path | None = None  # a folder with further pathology files
+    shared: bool = False  # one network for all the targets, in the place of one for each
     tuned: Path | None = None  # a run whose search found better settings: between the finding's own and the user's
-
-
-@dataclass(frozen=True, kw_only=True)
-class Material:
-    """What the files of every job are made from, read once."""
-
-    dataset: Dataset
-    catalog: Mapping[str, Pathology]
-    frame: pd.DataFrame
-    parts: np.ndarray
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +58,13 @@ class Job:
     paths: TargetPaths
     config: TrainConfig
     finished: bool = False
+    shared: SharedTask | None = None  # what a shared network answers for; its slug is `shared`
+    untuned: bool = False  # the run of --tuned has no settings of this finding
+
+    @property
+    def note(self) -> str:
+        """What to tell of the job before it starts."""
+        return self.shared.note if self.shared else UNTUNED if self.untuned else ""
 
     @property
     def name(self) -> str:
@@ -80,16 +84,32 @@ def plan_run(request: TrainRequest, device: str) -> list[Job]:
             f"There are settings for member {beyond[0]}, and {request.members} member(s), counted from 0. "
             f"Give --members {max(beyond) + 1}."
         )
-    jobs = []
-    for slug in slugs:
+    if request.shared and request.tuned:
+        raise ValueError("--tuned has the settings of single findings; a shared network takes none of them. Use --set.")
+    jobs, planned = [], read_planned(run)
+    for slug in [SHARED] if request.shared else slugs:
         for member in range(request.members):
             settings = {**request.settings, **request.member_settings.get(member, {})}
-            config = resolved_config(material.catalog[slug], settings, member, device, tuned.get(slug))
-            paths = run.target(slug, member)
-            job = Job(slug=slug, member=member, paths=paths, config=_as_before(config, settings, paths))
-            jobs.append(write_job(job, material, request.force))
+            if request.shared:
+                job = _shared_job(run.shared(member), member, settings, material, slugs, device)
+            else:
+                config = resolved_config(material.catalog[slug], settings, member, device, tuned.get(slug))
+                paths = run.target(slug, member)
+                config, untuned = _as_before(config, settings, paths), bool(tuned) and slug not in tuned
+                job = Job(slug=slug, member=member, paths=paths, config=config, untuned=untuned)
+            jobs.append(write_job(job, material, request.force, planned.get(job.name)))
     write_plan(run, material.dataset, jobs)
     return jobs
+
+
+def _shared_job(
+    paths: TargetPaths, member: int, settings: Mapping[str, Any], material: Material, slugs: list[str], device: str
+) -> Job:
+    """Its configuration is the defaults and the user's; an empty policy in it means each finding's own."""
+    config = _as_before(_definite(build_config(settings), member, device), settings, paths)
+    require_backbone(config.backbone)
+    shared = shared_task(material, slugs, config)
+    return Job(slug=SHARED, member=member, paths=paths, config=config, shared=shared)
 
 
 def read_material(dataset: Path, findings: Path | None = None) -> Material:
@@ -98,13 +118,22 @@ def read_material(dataset: Path, findings: Path | None = None) -> Material:
     return Material(dataset=opened, catalog=load_catalog(findings), frame=frame, parts=opened.parts())
 
 
-def write_job(job: Job, material: Material, force: bool = False) -> Job:
-    """Write the folder that `models.job.run_job` trains from; returns the job, marked when it is finished already."""
+def write_job(job: Job, material: Material, force: bool = False, planned: Mapping[str, Any] | None = None) -> Job:
+    """Write the folder that `models.job.run_job` trains from; returns the job, marked when it is finished already.
+
+    `planned`: what `plan.json` says of the job, should its `config.json` be damaged.
+    """
+    if is_damaged(job.paths):
+        job = dataclasses.replace(job, config=config_again(job.paths, job.config, planned))
+        write_json(job.paths.config, _payload(job, material.dataset))
     payload = _payload(job, material.dataset)
     finished = _settle(job.paths, payload, force)
-    if not job.paths.targets.exists():
-        _write_targets(job.paths, payload, material)
-    return dataclasses.replace(job, finished=finished)
+    if not job.paths.targets.exists() or not (finished or targets_are_whole(job.paths)):
+        write_targets(job.paths, payload, material)
+    config = job.config
+    if job.paths.attempts.exists():  # its batch may have become smaller, for want of memory
+        config = TrainConfig(**as_reduced(payload, read_json(job.paths.config))["config"])
+    return dataclasses.replace(job, config=config, finished=finished)
 
 
 def _as_before(config: TrainConfig, settings: Mapping[str, Any], paths: TargetPaths) -> TrainConfig:
@@ -112,7 +141,7 @@ def _as_before(config: TrainConfig, settings: Mapping[str, Any], paths: TargetPa
 
     Only an unfinished training whose device is not here begins anew on the one that is.
     """
-    if not paths.config.exists():
+    if not paths.config.exists() or is_damaged(paths):
         return config
     before = TrainConfig(**read_json(paths.config)["config"])
     finished = paths.outcome.exists() and read_json(paths.outcome).get("status") == "ok"
@@ -148,6 +177,7 @@ def resolved_config(
     """Defaults, the finding's overrides, those of a search, the user's; nothing in it is left to be decided later."""
     try:
         config = build_config(pathology.training, tuned or {}, settings)
+        require_backbone(config.backbone)
     except ValueError as error:
         if not pathology.training:
             raise
@@ -155,23 +185,23 @@ def resolved_config(
     policy = LabelPolicy(
         uncertain=config.uncertain or pathology.policy.uncertain, blank=config.blank or pathology.policy.blank
     )
+    config = dataclasses.replace(config, uncertain=policy.uncertain, blank=policy.blank)
+    return _definite(config, member, device)
+
+
+def _definite(config: TrainConfig, member: int, device: str) -> TrainConfig:
+    """The member's seed, the device and the precision."""
     device = device if config.device == "auto" else config.device
     precision = config.precision
     if precision == "auto":
         precision = "bf16" if device.startswith("cuda") else cpu_precision()
-    return dataclasses.replace(
-        config,
-        seed=config.seed + member,
-        device=device,
-        precision=precision,
-        uncertain=policy.uncertain,
-        blank=policy.blank,
-    )
+    return dataclasses.replace(config, seed=config.seed + member, device=device, precision=precision)
 
 
 def _payload(job: Job, dataset: Dataset) -> dict[str, Any]:
     manifest = dataset.manifest
-    return {
+    shared = job.shared.payload() if job.shared else {}
+    return shared | {
         "config": job.config.to_dict(),
         "target": job.slug,
         "member": job.member,
@@ -185,10 +215,12 @@ def _settle(paths: TargetPaths, payload: dict[str, Any], force: bool) -> bool:
     finished = paths.outcome.exists() and read_json(paths.outcome).get("status") == "ok"
     if paths.config.exists():
         old = read_json(paths.config)
-        changed = difference(_flat(old), _flat(payload))
+        changed = difference(_flat(as_wished(old)), _flat(payload))
+        if not finished and force and REDUCED in old:
+            changed = REDUCED
         if not changed:
             if not finished:
-                write_json(paths.config, payload)  # how often checkpoints are written may change at any time
+                write_json(paths.config, as_reduced(payload, old))  # the upkeep may change at any time
             return finished
         if finished and not force:
             raise ValueError(
@@ -203,53 +235,8 @@ def _settle(paths: TargetPaths, payload: dict[str, Any], force: bool) -> bool:
 def _flat(payload: Mapping[str, Any]) -> dict[str, Any]:
     """A settings file of an earlier version lacks newer fields: they had what is their default now."""
     full = TrainConfig(**payload["config"]).to_dict()
-    config = {name: value for name, value in full.items() if name != "checkpoint_minutes"}
+    config = {name: value for name, value in full.items() if name not in UPKEEP}
     return config | {name: value for name, value in payload.items() if name != "config"}
-
-
-def _write_targets(paths: TargetPaths, payload: Mapping[str, Any], material: Material) -> None:
-    """Training contract in `train`, reference contract in `select`, nothing in the other parts."""
-    slug, config = payload["target"], TrainConfig(**payload["config"])
-    frame, parts, catalog, manifest = material.frame, material.parts, material.catalog, material.dataset.manifest
-    policies = {slug: LabelPolicy(uncertain=config.uncertain, blank=config.blank)}
-    contracts = {
-        "train": training_contract(catalog, manifest["findings"], policies),
-        "select": LabelContract.from_dict(manifest["reference_contract"]),
-    }
-    value = np.full(len(frame), np.nan, np.float32)
-    weight = np.zeros(len(frame), np.float32)
-    for part, contract in contracts.items():
-        answer = resolve(frame, slug, contract, catalog, seed=config.seed, labelled=manifest["sources"])
-        here = parts == part
-        value[here], weight[here] = answer.values[here], answer.weights[here]
-    rows = np.flatnonzero(usable_views(frame, config.views))
-    targets = Targets(
-        row=rows.astype(np.int64),
-        part=np.array([PARTS.index(part) for part in parts[rows]], np.uint8),
-        value=value[rows],
-        weight=weight[rows],
-        draw=sampler_weights(config, frame, parts, value, manifest["findings"])[rows],
-        image_id=frame["image_id"].to_numpy(str)[rows].astype(bytes),
-    )
-    targets.save(paths.targets)
-
-
-def sampler_weights(
-    config: TrainConfig, frame: pd.DataFrame, parts: np.ndarray, value: np.ndarray, findings: list[str]
-) -> np.ndarray:
-    """How often each film of `train` is drawn; equal for the natural sampler. Weights, never duplicated rows."""
-    weights = np.ones(len(frame), np.float32)
-    here = parts == "train"
-    if config.sampler == "balanced":
-        weights[here] = target_weights(value[here])
-    elif config.sampler == "label_vector":
-        weights[here] = vector_weights(frame.loc[here, findings].to_numpy(np.float32), config.sampler_minimum)
-    return weights
-
-
-def usable_views(frame: pd.DataFrame, views: str) -> np.ndarray:
-    """Which films a network of these views takes. A film of unknown view is taken by `all` only."""
-    return np.ones(len(frame), bool) if views == "all" else (frame["view"] == views).to_numpy()
 
 
 def require_same_data(run: RunPaths, dataset: Dataset) -> None:
@@ -278,5 +265,5 @@ def write_plan(run: RunPaths, dataset: Dataset, jobs: list[Job], gone: tuple[str
     data = {name: manifest[name] for name in ("images_sha256", "labels_sha256", "split_hash", "size", "fold")}
     write_json(
         run.plan,
-        {"format": "hilum-run/1", "dataset": str(Path(dataset.paths.root).resolve()), "data": data, "jobs": old | mine},
+        {"format": "hilum-run/1", "dataset": address(dataset.paths.root), "data": data, "jobs": old | mine},
     )

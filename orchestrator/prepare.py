@@ -20,7 +20,7 @@ import pandas as pd
 
 from models.cache import join_shards
 from models.paths import DatasetPaths, publishing, read_json, remove_temporaries, to_plain, write_json
-from orchestrator.dataset import hash_file
+from orchestrator.dataset import SEAL, hash_file, manifest_hash
 from orchestrator.decoding import DecodeRequest, OnEvent, decode_all
 from orchestrator.manifest import describe_pixels, describe_request, describe_rows, differences, remarks
 from pathologies.catalog import load_catalog
@@ -129,6 +129,7 @@ def _make(
     manifest = to_plain(identity | facts)
     for note in remarks(frame, parts, manifest):
         on_event({"event": "note", "message": note})
+    manifest |= {SEAL: manifest_hash(manifest)}
     write_json(paths.manifest, manifest)
     return manifest
 

@@ -62,7 +62,7 @@ class Board:
     def on_event(self, event: dict[str, Any]) -> None:
         line = self.lines.get(event["job"])
         if event["event"] == "planned":
-            line = self.lines[event["job"]] = Line(job=event["job"], epochs=event["epochs"])
+            line = self.lines[event["job"]] = Line(job=event["job"], epochs=event["epochs"], note=event.get("note", ""))
             if event["finished"]:
                 _finish(line, event["outcome"])
                 line.note = "was finished already"
@@ -72,6 +72,8 @@ class Board:
                 line.note = f"attempt {event['attempt']}"
         elif event["event"] == "epoch":
             line.state, line.row, line.epoch = "training", event["row"], event["row"]["epoch"]
+        elif event["event"] == "again":
+            line.state, line.note = "waiting", event["why"]
         elif event["event"] == "finished":
             _finish(line, event["outcome"])
         if not self.live:

@@ -7,9 +7,8 @@ consistency, are named, and fitted again only if that is asked for.
 
 import dataclasses
 import hashlib
-import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,8 @@ from orchestrator.bundle import read_description
 from orchestrator.choosing import Question
 from orchestrator.ensemble import Material
 from orchestrator.fitting import FitSettings, bounds, fit_findings
-from orchestrator.members import Trained, bundled_table
+from orchestrator.members import Trained, bundled_table, hash_of
+from orchestrator.places import carried_on, from_there
 from pathologies.catalog import find_pathology
 
 
@@ -40,6 +40,8 @@ class ReplaceRequest:
     dataset: Path | None = None  # none: the one that the run was planned on
     findings: Path | None = None
     tta: bool = False
+    snapshots: bool = True
+    use: str = "both"
     settings: FitSettings = FitSettings()
 
 
@@ -93,10 +95,15 @@ def replace_findings(request: ReplaceRequest) -> dict[str, Any]:
 _LASTING = ("position", "name", "parents", "models", "training_contract", "prior")
 
 
-def dependants_of(description: Mapping[str, Any], slugs: list[str]) -> dict[str, str]:
-    """The other findings that consume a model of `slugs`, each with the way in which it does."""
+def dependants_of(description: Mapping[str, Any], slugs: list[str], kept: Set[str] = frozenset()) -> dict[str, str]:
+    """The other findings that consume a model of `slugs`, each with the way in which it does.
+
+    `kept`: SHA-256 of networks that stay with `slugs`. A shared network among them is the same for all its findings;
+    one that `slugs` give up leaves the others with a network that was chosen together with them.
+    """
     findings = description["findings"]
-    files = {model["file"] for slug in slugs for model in findings[slug]["models"]}
+    lost = [model for slug in slugs for model in findings[slug]["models"] if model["sha256"] not in kept]
+    files = {model["file"] for model in lost}
     found = {}
     for slug, entry in findings.items():
         own = {model["file"] for model in entry["models"]}
@@ -140,17 +147,15 @@ def _gather(request: ReplaceRequest) -> tuple[Parts, dict[str, str]]:
     if absent:
         raise ValueError(f"The bundle has no {', '.join(absent)} to replace. It has: {', '.join(old['findings'])}.")
     _require_same_data(old, material)
-    dependants = dependants_of(old, slugs)
+    trained, left_out = ensemble.trained_members(run, tuple(slugs), material.catalog, request.snapshots, request.use)
+    kept = {hash_of(one.weights) for slug in slugs for one in trained[slug] if one.outputs}
+    dependants = dependants_of(old, slugs, kept)
     if dependants and not request.refit_dependents:
         ways = ", ".join(f"{slug} (by {way})" for slug, way in dependants.items())
         raise ValueError(
             f"The answers of other findings depend on {', '.join(slugs)}: {ways}. "
             "Give --refit-dependents to fit these again, or name them in --targets too."
         )
-    if "a shared network" in dependants.values():
-        shared = [slug for slug, way in dependants.items() if way == "a shared network"]
-        raise ValueError(f"{', '.join(shared)} share a network with {', '.join(slugs)}: name them in --targets too.")
-    trained, left_out = ensemble.trained_members(run, tuple(slugs), material.catalog)
     parts = Parts(
         old=old,
         source=BundlePaths(request.bundle),
@@ -220,17 +225,17 @@ def _run_of(parts: Parts, slug: str) -> Path:
 def _describe(parts: Parts, findings: dict[str, Any], left_out: dict[str, str]) -> dict[str, Any]:
     """The old description with the new entries; paths of runs are those from the new folder."""
 
-    def from_here(run: Path) -> str:
-        return os.path.relpath(run.resolve(), parts.out.root.resolve())
+    def from_here(run: str) -> str:
+        return carried_on(run, parts.source.root, parts.out.root)
 
-    runs = {slug: from_here(_run_of(parts, slug)) for slug in parts.old.get("runs", {})}
-    runs |= {slug: from_here(parts.run.root) for slug in parts.trained}
+    runs = {slug: from_here(run) for slug, run in parts.old.get("runs", {}).items()}
+    runs |= {slug: from_there(parts.run.root, parts.out.root) for slug in parts.trained}
     views = sorted({model["views"] for entry in findings.values() for model in entry["models"]})
     kept = {name: why for name, why in parts.old["left_out"].items() if name.partition("/")[0] not in parts.trained}
     return parts.old | {
         "findings": findings,
         "input": parts.old["input"] | {"views": views},
-        "run": from_here(parts.source.root / parts.old["run"]),
+        "run": from_here(parts.old["run"]),
         "runs": runs,  # of the findings that are not of `run`
         "left_out": kept | left_out,
         "made_with": ensemble.made_with(),

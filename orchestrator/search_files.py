@@ -115,11 +115,13 @@ def drop_checkpoints(trials: Sequence[Trial], keep: int) -> None:
         newest = trial.paths.newest_attempt()
         for number in range(1, newest.number + 1 if newest else 1):
             trial.paths.attempt(number).checkpoint.unlink(missing_ok=True)
-            trial.paths.attempt(number).best.unlink(missing_ok=True)
+            for path in (trial.paths.attempt(number).best, *trial.paths.attempt(number).snapshots()):
+                path.unlink(missing_ok=True)
     kept = {trial.number for trial in ranked(trials)[:keep]}
     for trial in trials:
         if trial.outcome is not None and trial.number not in kept:
-            trial.paths.weights.unlink(missing_ok=True)
+            for path in (trial.paths.weights, *trial.paths.snapshots()):
+                path.unlink(missing_ok=True)
 
 
 def adopt_trials(run: Path | str, slug: str, count: int) -> tuple[list[Job], tuple[str, ...]]:
@@ -155,6 +157,8 @@ def _adopt(trial: Trial, goal: TargetPaths, member: int) -> Job:
     new.root.mkdir()
     for name in COPIED:
         shutil.copyfile(getattr(trial.paths, name), getattr(new, name))
+    for path in trial.paths.snapshots():
+        shutil.copyfile(path, new.root / path.name)
     shutil.copytree(trial.paths.attempts, new.attempts)
     write_json(new.config, read_json(trial.paths.config) | {"member": member})
     write_json(new.outcome, dict(trial.outcome) | {"trial": trial.number})

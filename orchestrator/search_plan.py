@@ -30,7 +30,7 @@ from pathologies.labels import LabelContract, raw_labels, resolve
 
 FORMAT = "hilum-search/1"
 # The log-loss of raw logits punishes these, although the calibration that follows undoes what they do.
-SHIFTING = ("loss", "positive_weight", "sampler", "label_smoothing")
+SHIFTING = ("loss", "positive_weight", "sampler", "label_smoothing", "mixup")
 
 
 @dataclass(frozen=True, kw_only=True)

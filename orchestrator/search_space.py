@@ -5,7 +5,7 @@ can matter for this finding, and the next trial's values. Called by orchestrator
 
 Not in the table, on purpose: `backbone` and `image_size` (they decide what a trial costs; give them with --set, and let
 an ensemble's members differ in them), `epochs` (a search must not buy its gain with compute), `seed` (its effect is
-noise, and a search would choose the luckiest).
+noise, and a search would choose the luckiest), `snapshots` (further members change no score of a trial).
 """
 
 import math
@@ -53,8 +53,9 @@ SPACE: tuple[Dimension, ...] = (
         reason="share of the rising learning rate; one-cycle's authors use up to half",
     ),
     Dimension(
-        field="loss", choices=("bce", "focal"),
-        reason="the focal loss was made for many easy negatives (Lin et al. 2017), as rare findings have them",
+        field="loss", choices=("bce", "focal", "asymmetric"),
+        reason="the focal loss was made for many easy negatives (Lin et al. 2017), as rare findings have them; the "
+        "asymmetric one lets go of them alone (Ridnik et al. 2021), and of negatives that may be wrong labels",
     ),
     Dimension(
         field="positive_weight", choices=("none", "balanced"),
@@ -91,6 +92,23 @@ SPACE: tuple[Dimension, ...] = (
     Dimension(
         field="contrast", low=0.0, high=0.4,
         reason="post-processing differs between vendors; beyond it, as for the brightness",
+    ),
+    Dimension(
+        field="noise", low=0.0, high=0.3,
+        reason="quantum noise differs with the dose; beyond 0.3 standard deviations fine lines of the lung drown in it",
+    ),
+    Dimension(
+        field="erasing", low=0.0, high=0.5,
+        reason="a blanked rectangle keeps a network from one landmark; its authors blank in up to half of the pictures "
+        "(Zhong et al. 2020), and a small finding may lie under it",
+    ),
+    Dimension(
+        field="mixup", low=0.0, high=0.4,
+        reason="its authors gain with alpha between 0.1 and 0.4 and underfit beyond (Zhang et al. 2018)",
+    ),
+    Dimension(
+        field="averaging", choices=(0.0, 0.99, 0.999),
+        reason="none, or the mean of about the last hundred or thousand steps; a longer one would hold the start",
     ),
     Dimension(
         field="augment_probability", low=0.5, high=1.0,

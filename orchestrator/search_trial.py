@@ -17,9 +17,10 @@ def run_trial(handed: Mapping[str, Any]) -> None:
     from ray import tune
 
     from models.job import run_job
+    from models.takeover import ended_as
 
     paths = TargetPaths(Path(handed["trial"]))
-    if paths.outcome.exists():  # this process was started again after the trial had ended
+    if ended_as(paths.root):  # this process was started again after the trial had ended
         return
     rows = epochs_of(paths)
     for epoch, score in best_so_far(rows):  # what the scheduler was told before a kill, it is told again

@@ -32,6 +32,7 @@ class Machine:
     node: str
     cpus: float
     gpus: float
+    memory: float = 0.0  # bytes for trainings; 0: Ray does not tell
     facts: dict[str, Any] = field(default_factory=dict)
     silent: str = ""  # why there are no facts
     reads: dict[str, str] | str = field(default_factory=dict)  # node -> "" or why its probe cannot be read here
@@ -56,12 +57,13 @@ class Wish:
         return sum(self.slots.values())
 
 
-def slots(machine: Machine, threads: int, gpus: float) -> int:
-    """How many trainings Ray starts there at once."""
+def slots(machine: Machine, threads: int, gpus: float, memory: int = 0) -> int:
+    """How many trainings Ray starts there at once; `memory`: bytes that each reserves, or all there is for one."""
     by_cpu = by_gpu = int(machine.cpus // threads)
     if gpus:
         by_gpu = int(machine.gpus) * int(1 / gpus + 1e-9) if gpus < 1 else int(machine.gpus // gpus)
-    return min(by_cpu, by_gpu)
+    by_memory = max(int(machine.memory // memory), 1) if memory and machine.memory else by_cpu
+    return min(by_cpu, by_gpu, by_memory)
 
 
 def judge(machines: list[Machine], wish: Wish) -> list[Check]:
@@ -206,11 +208,9 @@ def _memory(one: Machine, wish: Wish) -> Check:
     what = f"memory, {one.name}"
     fits = int(MEMORY_SHARE * memory["total"] // wish.memory.host)
     if needed > MEMORY_SHARE * memory["total"]:
-        advice = (
-            f"{fits} fit: start Ray there with --num-cpus={fits * wish.threads}, or lower --set batch_size=..."
-            if fits
-            else "Not even one fits: lower --set batch_size=... or image_size=..."
-        )
+        advice = "Not even one fits: lower --set batch_size=... or image_size=..."
+        if fits:
+            advice = f"{fits} fit: start Ray there with --num-cpus={fits * wish.threads}, or lower --set batch_size=..."
         return Check(what=what, level="problem", found=found, advice=advice)
     if needed > memory["available"]:
         return Check(what=what, level="warning", found=found, advice="Something else holds memory there now.")

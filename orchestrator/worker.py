@@ -1,20 +1,32 @@
 """The body of the remote training task, in a module of its own: the process that runs it loads no pandas.
 
-In: two paths. Out: the job's status; everything else is in the job's files. Called by Ray for the launcher.
+In: two paths, or URIs. Out: the job's status; everything else is in the job's files. Called by Ray for the launcher.
 """
 
+import os
 from pathlib import Path
 
 
 def train_in_worker(dataset: str, target: str) -> str:
     """One call of the plain function."""
+    from models.guards import Orphaned
+    from models.interrupts import Interrupted
     from models.job import Superseded, run_job
-    from models.paths import TargetPaths, read_json
+    from models.takeover import ended_as
+    from orchestrator.away import train_away
+    from orchestrator.staging import stage_dataset
+    from orchestrator.storage import is_remote
 
-    outcome = TargetPaths(Path(target)).outcome
-    if outcome.exists():  # the driver removed the old one: an earlier try ended, and died before it could say so
-        return read_json(outcome)["status"]
+    ended = None if is_remote(target) else ended_as(Path(target))
+    if ended:  # the driver removed the old one: an earlier try ended, and died before it could say so
+        return ended
     try:
-        return run_job(Path(dataset), Path(target))["status"]
+        if is_remote(target):
+            return train_away(dataset, target)
+        return run_job(stage_dataset(dataset), Path(target))["status"]
+    except Orphaned:
+        os._exit(1)  # an answer may still reach the driver though the raylet is dead; a death is tried again elsewhere
     except Superseded:
         return "superseded"
+    except Interrupted:
+        return "interrupted"

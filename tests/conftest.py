@@ -30,3 +30,21 @@ def house(tmp_path_factory) -> Path:
     from tests.small_run import make_house
 
     return make_house(tmp_path_factory.mktemp("house"))
+
+
+@pytest.fixture(scope="session")
+def _storage_server():
+    from tests.object_storage import running
+
+    with running() as server:
+        yield server
+
+
+@pytest.fixture
+def storage(_storage_server, tmp_path, monkeypatch):
+    """An S3 server on loopback, a new folder of it as `uri`, and a cache of this node that is new as well."""
+    monkeypatch.setenv("HILUM_CACHE", str(tmp_path / "cache"))
+    for name, value in _storage_server.environment.items():
+        monkeypatch.setenv(name, value)
+    _storage_server.fresh()
+    return _storage_server

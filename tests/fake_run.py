@@ -60,6 +60,27 @@ def write_fake_run(root: Path, dataset: Path, logits: dict[str, list[np.ndarray]
     return root
 
 
+def add_fake_shared(root: Path, dataset: Path, logits: dict[str, np.ndarray], member: int = 0, seed: int = 90) -> None:
+    """A finished shared network in a run, with a column of logits per finding."""
+    paths, plan = RunPaths(root).shared(member), read_json(RunPaths(root).plan)
+    frame = label_frame(make_truth())
+    parts = parts_of(frame)
+    paths.root.mkdir(parents=True)
+    manual_seed(seed)
+    save_file(build_network("test_resnet", outputs=len(logits)).state_dict(), paths.weights)
+    payload = {
+        "config": TrainConfig(backbone="test_resnet", seed=member).to_dict(),
+        "data": {"size": read_json(dataset / "manifest.json")["size"]},
+        "targets": list(logits),
+        "policies": {slug: {"uncertain": "ignore", "blank": "zero"} for slug in logits},
+    }
+    write_json(paths.config, payload)
+    table = pd.DataFrame({"image_id": frame["image_id"], "part": parts} | logits)
+    table[np.isin(parts, ("select", "calibrate", "test"))].to_parquet(paths.predictions, index=False)
+    write_json(paths.outcome, {"status": "ok", "best_epoch": 1, "selection_rule": "mean_auc"})
+    write_json(RunPaths(root).plan, plan | {"jobs": plan["jobs"] | {f"shared/{member}": {}}})
+
+
 def usual_logits(noise: float = 1.5) -> dict[str, list[np.ndarray]]:
     """Two members a finding that know it about equally well."""
     return {

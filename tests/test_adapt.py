@@ -14,6 +14,8 @@ from models.calibration import Calibration
 from orchestrator import shifting
 from orchestrator.adapt import REFITTED, SHIFTED, AdaptRequest, adapt
 from orchestrator.bundle import load_bundle
+from orchestrator.ensemble import EnsembleRequest, build_bundle
+from tests.fake_run import QUICK, make_fake_dataset, usual_logits, write_fake_run
 from tests.small_data import disc_films
 from tests.small_run import write_films
 
@@ -218,3 +220,61 @@ def test_estimated_prevalence_is_never_0_or_1():
     assert shifting.estimate_prevalence(np.array([np.nan]), 0.3) == pytest.approx(0.3)
     assert 0 < shifting.estimate_prevalence(np.zeros(5), 0.3) < 0.3
     assert shifting.estimate_prevalence(np.ones(1000), 0.3) == pytest.approx(1, abs=2e-3)
+
+
+@pytest.fixture(scope="module")
+def consistent(tmp_path_factory):
+    """A bundle that raises lung opacity to its children edema and pneumonia."""
+    root = tmp_path_factory.mktemp("consistent")
+    run = write_fake_run(root / "run", make_fake_dataset(root / "dataset"), usual_logits())
+    description = build_bundle(EnsembleRequest(run=run, out=root / "bundle", consistency=True, settings=QUICK))
+    assert description["consistency"] is True
+    return root / "bundle"
+
+
+def raised(folder, films):
+    """(probabilities by finding, the parent's own one before it is raised)."""
+    bundle = load_bundle(folder, "cpu")
+    logits = bundle.logits(films)
+    column = bundle.slugs.index("lung_opacity")
+    own = bundle.classifiers[column].calibration.apply(logits[:, column])
+    return dict(zip(bundle.slugs, bundle.calibrate(logits).T, strict=True)), own
+
+
+@pytest.mark.slow
+def test_parents_stay_above_their_children_after_a_refit(consistent, tmp_path):
+    draws = np.random.default_rng(4)
+    edema, opacity = draws.random(LOCAL) < 0.5, draws.random(LOCAL) < 0.3
+    films = disc_films((opacity | edema).astype(float), seed=5)
+    write_films(tmp_path / "films", films)
+    table = pd.DataFrame({"Path": [f"film{number:03d}.png" for number in range(LOCAL)],
+                          "patient": [f"p{number // 2}" for number in range(LOCAL)],
+                          "Lung Opacity": (opacity | edema).astype(int), "Edema": edema.astype(int)})  # fmt: skip
+    table.to_csv(tmp_path / "local.csv", index=False)
+    request = AdaptRequest(bundle=consistent, out=tmp_path / "out", labelled=tmp_path / "local.csv",
+                           images=tmp_path / "films", device="cpu", resamples=20)  # fmt: skip
+    result = adapt(request)
+    assert {slug: change.how for slug, change in result.changes.items()} == dict.fromkeys(
+        ("lung_opacity", "edema"), REFITTED
+    )
+    assert any("Thresholds of parents heed their children" in note for note in result.notes)
+    assert result.changes["lung_opacity"].entry["consistency"]["children"] == ["edema"]  # pneumonia had no labels here
+    assert entries(tmp_path / "out")["consistency"] is True
+    found, own = raised(tmp_path / "out", films)
+    for child in ("edema", "pneumonia"):
+        assert (found["lung_opacity"] >= found[child]).all()
+    np.testing.assert_array_equal(found["lung_opacity"], np.max([own, found["edema"], found["pneumonia"]], axis=0))
+    assert (found["lung_opacity"] > own).any()
+    expected = json.loads((tmp_path / "out" / "selftest" / "expected.json").read_text())["probabilities"]
+    assert expected["lung_opacity"] >= max(expected["edema"], expected["pneumonia"])
+
+
+@pytest.mark.slow
+def test_a_child_whose_prevalence_moves_takes_its_parent_along(consistent, tmp_path):
+    films = disc_films(np.array([1.0, 0.0] * 10))
+    before, _ = raised(consistent, films)
+    adapt(AdaptRequest(bundle=consistent, out=tmp_path / "out", prevalence=("edema=0.95",), device="cpu"))
+    after, own = raised(tmp_path / "out", films)
+    assert (after["edema"] > before["edema"]).all()
+    np.testing.assert_array_equal(after["lung_opacity"], np.max([own, after["edema"], after["pneumonia"]], axis=0))
+    assert (after["lung_opacity"] > before["lung_opacity"]).any()

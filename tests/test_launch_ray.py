@@ -75,9 +75,9 @@ class Driver:
         return self.process.returncode, errors
 
 
-def start(dataset: Path, out: Path, targets: tuple[str, ...]) -> Driver:
+def start(dataset: Path, out: Path, targets: tuple[str, ...], settings: dict | None = None) -> Driver:
     words = [*hilum_words(), "train", str(dataset), "--out", str(out), "--targets", ",".join(targets)]
-    words += [word for name, value in LONG.items() for word in ("--set", f"{name}={value}")]
+    words += [word for name, value in (LONG | (settings or {})).items() for word in ("--set", f"{name}={value}")]
     process = subprocess.Popen(
         words,
         cwd=PROJECT,

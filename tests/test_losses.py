@@ -48,3 +48,36 @@ def test_asymmetric_loss_forgets_easy_negatives():
     assert loss_of(loss="asymmetric") == pytest.approx(by_hand.mean().item(), abs=1e-6)
     easy = torch.tensor([-4.0])
     assert make_loss(TrainConfig(device="cpu", loss="asymmetric"), np.zeros(1))(easy, torch.zeros(1)).item() == 0
+
+
+TABLE = torch.tensor([[2.0, -1.0, 0.3], [0.5, -3.0, 1.0], [-0.2, 0.4, 2.0]])
+KNOWN = torch.tensor([[1.0, 0.0, np.nan], [np.nan, 1.0, np.nan], [0.0, 0.0, np.nan]])
+
+
+def shared_loss(logit, **settings):
+    return make_loss(TrainConfig(device="cpu", **settings), KNOWN.numpy())(logit, KNOWN)
+
+
+@pytest.mark.parametrize("loss", ["bce", "focal", "asymmetric"])
+def test_a_shared_loss_is_that_of_each_target_on_its_known_films(loss):
+    """The third target is known nowhere: it counts neither in the mean nor in the sum, and sends nothing back."""
+    each = []
+    for column, rows in ((0, [0, 2]), (1, [0, 1, 2])):
+        truth = KNOWN[rows, column]
+        single = make_loss(TrainConfig(device="cpu", loss=loss, label_smoothing=0.1, positive_weight="balanced"),
+                           truth.numpy())  # fmt: skip
+        each.append(single(TABLE[rows, column], truth).item())
+    settings = {"loss": loss, "label_smoothing": 0.1, "positive_weight": "balanced"}
+    assert shared_loss(TABLE, **settings).item() == pytest.approx(np.mean(each), abs=1e-6)
+    logit = TABLE.clone().requires_grad_()
+    total = shared_loss(logit, **settings, reduction="sum")
+    assert total.item() == pytest.approx(np.sum(each), abs=1e-6)
+    total.backward()
+    assert torch.isfinite(logit.grad).all()
+    assert (logit.grad[torch.isnan(KNOWN)] == 0).all()
+    assert (logit.grad[~torch.isnan(KNOWN)] != 0).all()
+
+
+def test_the_balanced_weight_is_each_targets_own():
+    weights = positive_weight(TrainConfig(positive_weight="balanced"), KNOWN.numpy()[:, :2])
+    np.testing.assert_allclose(weights, [1, 2])

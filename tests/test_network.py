@@ -1,5 +1,6 @@
 import math
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -72,3 +73,11 @@ def test_weights_that_cannot_be_had_are_a_sentence(tmp_path, monkeypatch):
     monkeypatch.setattr(timm, "create_model", refuse)
     with pytest.raises(ValueError, match="ImageNet weights of 'test_resnet' cannot be had"):
         _load_imagenet(SingleLogit(torch.nn.Identity()), TINY)
+
+
+def test_a_shared_network_has_an_output_and_a_prevalence_for_each_target():
+    network = initial_network(TrainConfig(backbone=TINY), np.array([0.2, 0.5, 0.0]))
+    assert network(torch.zeros(4, 1, 32, 32)).shape == (4, 3)
+    assert build_network(TINY, outputs=1)(torch.zeros(4, 1, 32, 32)).shape == (4, 1)
+    expected = [math.log(share / (1 - share)) for share in (0.2, 0.5, 0.001)]
+    np.testing.assert_allclose(network.backbone.get_classifier().bias.detach(), expected, rtol=1e-5)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn import metrics as reference
 
-from models.scores import log_loss, selection_rule, summary
+from models.scores import log_loss, selection_rule, shared_summary, summary
 
 
 def part(positives, negatives):
@@ -51,3 +51,41 @@ def test_a_model_that_never_says_yes_has_recall_zero_and_no_precision():
 def test_a_part_without_positives_is_undefined_not_an_error():
     figures = summary("select", np.zeros(10), part(0, 10))
     assert all(math.isnan(figures[f"select_{name}"]) for name in ("auc", "average_precision", "recall"))
+
+
+def columns(*parts_of_both):
+    """Films x targets; shorter columns are unknown at the end."""
+    parts = [part(positives, negatives) for positives, negatives in parts_of_both]
+    longest = max(map(len, parts))
+    return np.column_stack([np.pad(one, (0, longest - len(one)), constant_values=np.nan) for one in parts])
+
+
+@pytest.mark.parametrize(
+    ("counts", "name", "used"),
+    [
+        (((20, 30), (25, 21), (19, 400)), "mean_auc", (0, 1)),
+        (((19, 30), (0, 40), (1, 400)), "mean_log_loss", (0, 2)),
+        (((0, 30), (0, 40)), "last_epoch", ()),
+    ],
+)
+def test_a_shared_network_is_chosen_by_the_targets_that_can_be_scored(counts, name, used):
+    rule = selection_rule(columns(*counts))
+    assert (rule.name, rule.columns) == (name, used)
+
+
+def test_the_shared_score_is_the_mean_of_the_targets_own():
+    truth = columns((30, 30), (20, 25), (3, 50))
+    logit = np.random.default_rng(0).normal(size=truth.shape) + np.nan_to_num(truth)
+    own = []
+    for column in (0, 1):
+        known = ~np.isnan(truth[:, column])
+        own.append(reference.roc_auc_score(truth[known, column], logit[known, column]))
+    assert selection_rule(truth).score(logit, truth, 0) == pytest.approx(np.mean(own))
+    row = shared_summary("select", logit, truth, ["a", "b", "c"])
+    assert row["targets"]["b"]["select_auc"] == pytest.approx(own[1])
+    assert row["select_auc"] == pytest.approx(np.mean([row["targets"][slug]["select_auc"] for slug in "abc"]))
+    assert (row["select_positives"], row["select_negatives"]) == (53, 105)
+    few = columns((5, 20), (4, 25))
+    rule = selection_rule(few)
+    good, bad = np.nan_to_num(few) * 4 - 2, 2 - np.nan_to_num(few) * 4
+    assert rule.score(good, few, 0) > rule.score(bad, few, 0)

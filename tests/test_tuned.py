@@ -3,8 +3,10 @@
 import pytest
 
 from models.config import TrainConfig
-from models.paths import RunPaths
+from models.paths import RunPaths, read_json
+from orchestrator.cli import app
 from orchestrator.tuned import read_tuned, tuned_settings, write_tuned
+from tests.small_data import make_dataset
 
 SETTINGS = {"learning_rate": 3.0000000000000004e-05, "batch_size": 16, "uncertain": "soft(0,0.3)", "image_size": None,
             "backbone": 'a "quoted" name', "device": "cuda", "threads": 4}  # fmt: skip
@@ -41,3 +43,22 @@ def test_nothing_tuned_is_an_error_that_says_what_is(tmp_path):
     write_tuned(RunPaths(tmp_path).tuned("edema"), {"trial": 0}, {})
     with pytest.raises(FileNotFoundError, match="no tuned settings of fracture. It has: edema"):
         tuned_settings(tmp_path, ["fracture"])
+
+
+def test_findings_that_were_not_tuned_are_named(tmp_path, capsys):
+    dataset = make_dataset(tmp_path / "dataset", ("pneumonia", "edema"), films=90)
+    write_tuned(RunPaths(tmp_path / "search").tuned("edema"), {"trial": 3}, {"dropout": 0.25})
+    words = ["train", str(dataset), "--out", str(tmp_path / "run"), "--inline", "--tuned", str(tmp_path / "search")]
+    for setting in ("backbone=test_resnet", "epochs=1", "batch_size=16", "device=cpu"):
+        words += ["--set", setting]
+    app(args=words, prog_name="hilum", standalone_mode=False)
+    told = capsys.readouterr().err
+    assert "pneumonia: waiting (not tuned: its usual settings)" in told
+    assert "edema: waiting\n" in told
+    assert "has no tuned settings of pneumonia/0: trained with their usual ones" in told
+    configs = [
+        read_json(RunPaths(tmp_path / "run").target(slug, 0).config)["config"] for slug in ("pneumonia", "edema")
+    ]
+    assert [config["dropout"] for config in configs] == [0.0, 0.25]
+    app(args=[*words, "--targets", "edema"], prog_name="hilum", standalone_mode=False)
+    assert "not tuned" not in capsys.readouterr().err

@@ -1,0 +1,47 @@
+"""Which backbones there are, for who must not load timm: it takes a second and 230 MB.
+
+In: a `backbone` of TrainConfig. Out: nothing, or an error with the nearest names, before anything is launched. Called
+by the planner. Only a name that is not on the list below costs a process that asks timm.
+"""
+
+import difflib
+import functools
+import subprocess
+import sys
+
+WELL_KNOWN = (
+    "plain",  # models/plain.py; the others are timm's
+    "resnet10t", "resnet14t", "resnet18", "resnet26", "resnet34", "resnet50", "resnet101", "resnet152", "resnet18d",
+    "resnet34d", "resnet50d", "resnetv2_50", "wide_resnet50_2", "resnext50_32x4d", "seresnet50",
+    "densenet121", "densenet161", "densenet169", "densenet201",
+    "efficientnet_b0", "efficientnet_b1", "efficientnet_b2", "efficientnet_b3", "efficientnet_b4",
+    "efficientnetv2_rw_s", "mobilenetv3_small_100", "mobilenetv3_large_100", "regnety_004", "regnety_016",
+    "inception_v3", "vgg16_bn",
+    "convnext_atto", "convnext_nano", "convnext_tiny", "convnext_small", "convnext_base", "convnextv2_tiny",
+    "vit_tiny_patch16_224", "vit_small_patch16_224", "vit_base_patch16_224", "swin_tiny_patch4_window7_224",
+    "test_resnet",  # timm's tiny one, for trials and tests
+)  # fmt: skip
+ASK = "import timm; print(*timm.list_models())"
+
+
+def require_backbone(name: str) -> None:
+    """Errors: ValueError for a backbone that neither we nor timm have."""
+    if name in WELL_KNOWN:
+        return
+    known = (*WELL_KNOWN, *_timm_names())
+    if name.partition(".")[0] in known:  # resnet18.a1_in1k: a model with the name of its weights
+        return
+    near = difflib.get_close_matches(name, known, n=4)
+    raise ValueError(
+        f"Unknown backbone {name!r}. Did you mean: {', '.join(dict.fromkeys(near)) or 'resnet18'}? "
+        "`python -c 'import timm; print(timm.list_models())'` lists them all."
+    )
+
+
+@functools.cache
+def _timm_names() -> tuple[str, ...]:
+    done = subprocess.run([sys.executable, "-c", ASK], capture_output=True, text=True, timeout=300, check=False)
+    if done.returncode:
+        reason = done.stderr.strip().splitlines()[-1]
+        raise ValueError(f"timm cannot be asked for its backbones: {reason}. Is it installed here?")
+    return tuple(done.stdout.split())

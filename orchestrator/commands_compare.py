@@ -1,0 +1,63 @@
+"""`hilum compare`: two runs, or the single and the shared networks of one, side by side."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from typer import Argument, Option
+
+from orchestrator.console import output, show_table
+
+Use = Annotated[str, Option(help="Which networks of the run: single, shared or both.")]
+
+
+def register(app: typer.Typer) -> None:
+    app.command()(compare)
+
+
+def compare(
+    run_a: Annotated[Path, Argument(help="A run.")],
+    run_b: Annotated[Path, Argument(help="Another run on the same data set, or the same one with another --use-b.")],
+    use_a: Use = "both",
+    use_b: Use = "both",
+    part: Annotated[
+        str, Option(help="The films that are judged on: calibrate, test (logged) or select.")
+    ] = "calibrate",
+    blend: Annotated[
+        bool, Option("--blend", help="Also the mean of both sides, against the better of the two.")
+    ] = False,
+    targets: Annotated[str, Option(help="Findings, separated by commas; none: all that both sides have.")] = "",
+    dataset: Annotated[Path | None, Option(help="Where the runs' data set is now, if it was moved.")] = None,
+    resamples: Annotated[int, Option(min=10, help="Of the patients, for the intervals.")] = 1000,
+    json: Annotated[bool, Option("--json", help="Everything as JSON on standard output.")] = False,
+    findings: Annotated[Path | None, Option(help="A folder with pathology files of your own.")] = None,
+) -> None:
+    """Say per finding which of two runs is better, with paired intervals, and what each cost.
+
+    hilum compare RUN_A RUN_B; hilum compare RUN RUN --use-a single --use-b shared
+    """
+    from orchestrator.run_comparison import CompareRequest, compare_runs, comparison_rows
+    from orchestrator.run_verdict import comparison_sentences
+
+    request = CompareRequest(
+        run_a=run_a,
+        run_b=run_b,
+        use_a=use_a,
+        use_b=use_b,
+        part=part,
+        dataset=dataset,
+        targets=tuple(word.strip() for word in targets.split(",") if word.strip()),
+        findings=findings,
+        blend=blend,
+        resamples=resamples,
+    )
+    found = compare_runs(request)
+    sentences = comparison_sentences(found)
+    if json:
+        from orchestrator.commands_judge import _show_json
+
+        return _show_json(found.to_dict() | {"sentences": sentences})
+    show_table(*comparison_rows(found))
+    for line in sentences:
+        output.print(line, markup=False)
+    return None

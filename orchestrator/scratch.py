@@ -1,0 +1,86 @@
+"""Folders of this node for what lies in object storage: the cache that is kept, and scratch that ends with its process.
+
+In: HILUM_CACHE (none: the user's cache folder, `~/.cache/hilum`). Out: folders, and locks that the system lets go of
+when a process dies, however it dies. Called by staging, the mirror and the commands.
+"""
+
+import contextlib
+import fcntl
+import logging
+import os
+import secrets
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+log = logging.getLogger(__name__)
+VARIABLE = "HILUM_CACHE"
+
+
+def cache_root() -> Path:
+    """The folder below which everything of this node lies. Created when it is missing."""
+    given = os.environ.get(VARIABLE)
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    root = Path(given).resolve() if given else Path(base) / "hilum"
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        if given:
+            raise
+        root = Path(tempfile.gettempdir()) / f"hilum-{os.getuid()}"  # a container's user may have no home
+        root.mkdir(mode=0o700, exist_ok=True)
+    return root
+
+
+@contextlib.contextmanager
+def scratch(kind: str) -> Iterator[Path]:
+    """An empty folder that is removed at the end; those of processes that were killed are removed on the way."""
+    above = cache_root() / "scratch"
+    above.mkdir(exist_ok=True)
+    _sweep(above)
+    name = f"{kind}-{secrets.token_hex(6)}"
+    with locked(above / f"{name}.lock"):
+        root = above / name
+        root.mkdir()
+        try:
+            yield root
+        finally:
+            shutil.rmtree(root, ignore_errors=True)
+            (above / f"{name}.lock").unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def locked(path: Path, shared: bool = False, wait: bool = True) -> Iterator[IO[str] | None]:
+    """Hold the lock `path`; yields None where somebody else holds it and `wait` is False."""
+    stream = take_lock(path, shared, wait)
+    try:
+        yield stream
+    finally:
+        if stream:
+            stream.close()
+
+
+def take_lock(path: Path, shared: bool = False, wait: bool = True) -> IO[str] | None:
+    """The open lock file: the lock lasts until it is closed or the process ends."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    stream = path.open("a", encoding="ascii")
+    try:
+        fcntl.flock(stream, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        stream.close()
+        return None
+    return stream
+
+
+def _sweep(above: Path) -> None:
+    for folder in above.iterdir():
+        if not folder.is_dir():
+            continue
+        lock = above / f"{folder.name}.lock"
+        with locked(lock, wait=False) as mine:
+            if mine is not None:  # its owner is gone
+                log.info("removing %s, which a killed process left", folder)
+                shutil.rmtree(folder, ignore_errors=True)
+                lock.unlink(missing_ok=True)

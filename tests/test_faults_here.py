@@ -1,0 +1,108 @@
+"""Faults of training processes under a real Ray: a hang, SIGTERM, no memory, and SIGTERM for the driver itself."""
+
+import os
+import signal
+
+import numpy as np
+import pytest
+
+from models.paths import RunPaths, read_json, read_json_lines
+from tests.processes import all_gone, descendants, quiet_environment
+from tests.small_data import disc_films, write_dataset
+from tests.small_run import train_inline
+from tests.test_launch_ray import LONG, assert_same_result, start
+
+pytestmark = pytest.mark.ray
+TARGETS = ("pneumonia", "edema", "atelectasis")  # two at once on two processors
+FILMS = LONG["batch_size"]
+
+# Loaded by every training process before anything else: what is called for a target the first time that it has a batch.
+INJECTED = """
+import os, sys
+if os.environ.get("HILUM_PROCESS") == "training":
+    from pathlib import Path
+    import models.batches
+    whole, folder, count = models.batches.normalise, Path(os.environ["HILUM_TEST_FAULTS"]), 0
+
+    def normalise(films, *words):
+        global count
+        count += 1
+        name = Path("/proc/self/cmdline").read_text().removeprefix("ray::").split("/")[0]
+        fault = folder / name
+        if count == 30 and fault.exists():
+            code = fault.read_text()
+            if len(films) >= {films} or "memory" not in code:
+                exec(code)
+        return whole(films, *words)
+
+    models.batches.normalise = normalise
+"""
+HANG = "fault.unlink(); os.mkfifo(str(fault) + '.fifo'); open(str(fault) + '.fifo').read()"
+NO_MEMORY = "import torch; torch.empty(2**46)  # memory: more than any machine has"
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    draws = np.random.default_rng(0)
+    truth = {slug: (draws.random(180) < 0.4).astype(float) for slug in TARGETS}
+    return write_dataset(tmp_path_factory.mktemp("data") / "dataset", truth, disc_films(truth["pneumonia"]))
+
+
+@pytest.fixture(scope="module")
+def disturbed(dataset, tmp_path_factory):
+    """edema hangs once, atelectasis finds no memory for a full batch, pneumonia and then the driver get SIGTERM."""
+    root = tmp_path_factory.mktemp("faults")
+    (root / "code").mkdir()
+    (root / "code" / "sitecustomize.py").write_text(INJECTED.replace("{films}", str(FILMS)))
+    (root / "edema").write_text(HANG)
+    (root / "atelectasis").write_text(NO_MEMORY)
+    injected = {"HILUM_TEST_FAULTS": str(root), "PYTHONPATH": f"{root / 'code'}:{os.getcwd()}"}
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in injected.items():
+            patch.setenv(name, value)
+        assert quiet_environment()["HILUM_TEST_FAULTS"]
+        driver = start(dataset, root / "run", TARGETS, {"watchdog_minutes": 0.05})
+        driver.wait_for_checkpoints(("pneumonia",), 1)
+        victim = next(pid for pid, slug in driver.trainings().items() if slug == "pneumonia")
+        os.kill(victim, signal.SIGTERM)
+        driver.wait_for_checkpoints(("pneumonia", "edema"), 2)
+        everyone = descendants(driver.process.pid)
+        driver.process.send_signal(signal.SIGTERM)
+        code, errors = driver.end()
+        assert code == 130, errors
+        assert "give the same command again" in errors
+        assert all_gone(everyone) == []
+        driver = start(dataset, root / "run", TARGETS, {"watchdog_minutes": 0.05})
+        code, errors = driver.end()
+    assert code == 0, errors
+    return RunPaths(root / "run")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(dataset, tmp_path_factory):
+    out = tmp_path_factory.mktemp("undisturbed") / "run"
+    train_inline(dataset, out, settings=LONG, targets=("edema", "pneumonia"))
+    return RunPaths(out)
+
+
+def again(run, job):
+    return [line["why"] for line in read_json_lines(run.ledger) if line["event"] == "again" and line["job"] == job]
+
+
+def test_sigterm_to_a_training_and_to_the_driver_cost_a_step(disturbed, undisturbed):
+    assert again(disturbed, "pneumonia/0") == ["was asked to end, and goes on"]
+    assert_same_result(disturbed.target("pneumonia", 0), undisturbed.target("pneumonia", 0))
+
+
+def test_a_hung_training_is_ended_and_started_again(disturbed, undisturbed):
+    assert read_json(disturbed.target("edema", 0).outcome)["attempt"] >= 2
+    assert_same_result(disturbed.target("edema", 0), undisturbed.target("edema", 0))
+
+
+def test_without_memory_the_batch_becomes_smaller(disturbed):
+    paths = disturbed.target("atelectasis", 0)
+    assert read_json(paths.outcome)["status"] == "ok"
+    stored = read_json(paths.config)
+    assert stored["reduced_from"] == {"batch_size": FILMS, "accumulate": 1}
+    assert (stored["config"]["batch_size"], stored["config"]["accumulate"]) == (FILMS // 2, 2)
+    assert again(disturbed, "atelectasis/0") == [f"out of memory: goes on with batch_size={FILMS // 2}, accumulate=2"]

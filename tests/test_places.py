@@ -1,0 +1,241 @@
+"""orchestrator/places.py and the commands on it: data sets, runs and bundles by URI."""
+
+import json
+
+import pandas as pd
+import pytest
+
+from models.paths import BundlePaths, DatasetPaths, RunPaths, read_json, read_json_lines
+from orchestrator import inspection
+from orchestrator.bundle import load_bundle
+from orchestrator.cli import main
+from orchestrator.dataset import load_dataset
+from orchestrator.lease import Lease, LeaseLost
+from orchestrator.mirror import Mirror
+from orchestrator.places import (
+    address,
+    append_line,
+    carried_on,
+    driving,
+    driving_here,
+    from_there,
+    publish,
+    reading_run,
+    refresh,
+    writing,
+)
+from orchestrator.probes import missing_folders, remove_probes
+from orchestrator.staging import stage_bundle, stage_dataset
+from orchestrator.storage import Store
+from tests.nih_like import write_nih_like
+from tests.small_data import disc_films
+from tests.small_run import write_films
+
+
+def send(folder, uri):
+    Mirror(Store(uri), folder).push()
+    return uri
+
+
+def test_a_folder_of_this_machine_is_left_alone(tmp_path):
+    with driving(tmp_path / "run") as run, writing(f"file://{tmp_path}/out") as out:
+        assert run == tmp_path / "run"
+        assert out == tmp_path / "out"
+        assert address(run / "a") == str(tmp_path / "run" / "a")
+        publish(run)
+        refresh(run, now=True)
+    assert from_there(tmp_path / "run", tmp_path / "bundles" / "one") == "../../run"
+
+
+def test_a_driver_sees_what_others_write_and_sends_what_it_writes(storage, tmp_path):
+    store = Store(f"{storage.uri}/run")
+    store.write("plan.json", b"{}")
+    store.write("edema/0/weights.safetensors", b"large")
+    with driving(store.uri) as run:
+        assert [path.name for path in run.rglob("*") if path.is_file()] == ["plan.json"]
+        assert address(run / "edema" / "0") == f"{store.uri}/edema/0"
+        store.write("edema/0/outcome.json", b"{}")
+        refresh(run / "edema" / "0", now=True)
+        assert (run / "edema" / "0" / "outcome.json").exists()
+        (run / "ledger.jsonl").write_text("line\n")
+        publish(run / "ledger.jsonl")
+        assert store.read("ledger.jsonl")[0] == b"line\n"
+        with pytest.raises(ValueError, match="Another hilum command is working on s3://"), driving(store.uri):
+            pass
+    assert not run.exists()
+    with driving(store.uri) as again:
+        assert (again / "ledger.jsonl").read_text() == "line\n"
+
+
+def test_looking_is_modest(storage):
+    store = Store(f"{storage.uri}/run")
+    store.write("plan.json", b"{}")
+    with driving(store.uri) as run:
+        storage.requests.clear()
+        for _ in range(100):
+            refresh(run)
+    assert storage.requests["GET", "/house"] <= 2
+
+
+def test_a_driver_that_lost_its_run_stops(storage, monkeypatch):
+    store = Store(f"{storage.uri}/run")
+    store.write("plan.json", b"{}")
+
+    def lose_it():
+        with driving(store.uri) as run:
+            store.write(".lease", b'{"owner": "other"}')
+            monkeypatch.setattr(Lease, "require", lambda lease, check=Lease.require: (lease._renew(), check(lease)))
+            (run / "ledger.jsonl").write_text("line\n")
+            publish(run)
+
+    with pytest.raises(LeaseLost, match="has taken over s3://"):
+        lose_it()
+    assert "ledger.jsonl" not in store.list()
+
+
+def test_sentences_name_the_uri(storage):
+    with pytest.raises(ValueError, match=f"{storage.uri}/run/edema is wrong"), driving(f"{storage.uri}/run") as run:
+        raise ValueError(f"{run / 'edema'} is wrong")
+    with pytest.raises(FileNotFoundError, match="There is nothing at s3://"), reading_run(f"{storage.uri}/nothing"):
+        pass
+
+
+def test_a_search_in_the_storage_works_on_one_machine(storage, monkeypatch):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    with pytest.raises(ValueError, match="works on this machine alone"), driving_here(storage.uri, "10.0.0.1:6379"):
+        pass
+    with driving_here(storage.uri) as root:
+        (root / "last.ckpt").write_text("x")
+    assert "last.ckpt" in Store(storage.uri).list()
+
+
+def write_and_raise(uri, error, **options):
+    with writing(uri, **options) as out:
+        (out / "shard").write_text("s")
+        (out / "bundle.json").write_text("{}")
+        raise error
+
+
+def test_what_is_made_goes_there_only_when_the_command_ends_well(storage):
+    uri = f"{storage.uri}/bundle"
+    with pytest.raises(ZeroDivisionError):
+        write_and_raise(uri, ZeroDivisionError)
+    assert "bundle.json" not in Store(uri).list()
+    with writing(uri) as out:
+        (out / "weights.safetensors").write_text("w")
+        (out / "bundle.json").write_text("{}")
+        assert from_there(out, out) == uri
+    assert storage.order[-2:] == ["bundle.json", ".lease"]
+
+
+def test_what_an_interrupted_prepare_made_stays_here(storage):
+    uri = f"{storage.uri}/data"
+    with pytest.raises(KeyboardInterrupt):
+        write_and_raise(uri, KeyboardInterrupt, keep=True)
+    with writing(uri, keep=True) as again:
+        assert (again / "shard").read_text() == "s"
+    assert not again.exists()
+    assert "shard" in Store(uri).list()
+
+
+def test_a_bundle_keeps_saying_where_its_run_is(tmp_path):
+    assert carried_on("s3://house/run", tmp_path / "a", tmp_path / "b") == "s3://house/run"
+    assert carried_on("../run", tmp_path / "a", tmp_path / "deep" / "b") == "../../run"
+
+
+def test_lines_are_appended_anywhere(storage, tmp_path):
+    for place in (tmp_path / "log.jsonl", f"{storage.uri}/log.jsonl"):
+        append_line(place, {"a": 1})
+        append_line(place, {"a": float("nan")})
+    assert Store(storage.uri).read("log.jsonl")[0] == (tmp_path / "log.jsonl").read_bytes()
+
+
+def hilum(*words):
+    """The exit code of a command."""
+    try:
+        main([str(word) for word in words])
+    except SystemExit as stop:
+        return stop.code or 0
+    return 0
+
+
+@pytest.mark.parametrize(
+    ("place", "says"),
+    [
+        ("s4://house/data", "starts with s4://"),
+        ("s3:/house/data", "Did you mean s3://house/data?"),
+        ("s3://elsewhere/data", "There is no bucket 'elsewhere'"),
+        ("s3://house/nothing", "No complete data set at s3://house/nothing"),
+    ],
+)
+def test_a_bad_place_is_one_sentence(storage, tmp_path, capsys, place, says):
+    assert hilum("train", place, "--out", tmp_path / "run") == 2
+    assert says in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.slow
+def test_run_to_predictions_in_the_storage_as_on_disk(house, storage, tmp_path):
+    data, run = send(house / "dataset", f"{storage.uri}/data"), send(house / "run", f"{storage.uri}/run")
+    bundle, films = f"{storage.uri}/bundle", tmp_path / "films"
+    write_films(films, disc_films(pd.Series([0, 1]).to_numpy(), seed=9))
+    assert hilum("ensemble", run, "--dataset", data, "--out", bundle) == 0
+    here = load_bundle(stage_bundle(bundle))
+    assert here.description["run"] == run
+    there = read_json(BundlePaths(house / "bundle").bundle)
+    assert here.description["findings"] == there["findings"]
+    for place, out in ((bundle, "away.csv"), (house / "bundle", "here.csv")):
+        assert hilum("predict", place, films, "--out", tmp_path / out) == 0
+    assert (tmp_path / "away.csv").read_bytes() == (tmp_path / "here.csv").read_bytes()
+    assert hilum("evaluate", bundle, data, "--part", "test", "--resamples", 20) == 0
+    assert {"metrics.csv", "report.json", "overview.png"} <= set(Store(f"{bundle}-test").list())
+    log = Store(run).read("test_reads.jsonl")[0].decode().splitlines()
+    assert json.loads(log[-1])["bundle"] == "bundle"
+    adapted = f"{storage.uri}/adapted"
+    assert hilum("adapt", bundle, "--prevalence", "pneumonia=0.1", "--out", adapted) == 0
+    assert load_bundle(stage_bundle(adapted)).description["run"] == run
+
+
+@pytest.mark.slow
+def test_prepare_to_the_storage_and_again(storage, tmp_path, capsys):
+    labels = write_nih_like(tmp_path / "nih")
+    words = ["prepare", "nih", "--labels", labels, "--images", labels.parent / "images", "--size", 32, "--workers", 1]
+    uri = f"{storage.uri}/data"
+    assert hilum(*words, "--out", uri) == 0
+    assert hilum(*words, "--out", tmp_path / "here") == 0
+    staged = load_dataset(stage_dataset(uri))
+    assert staged.manifest == load_dataset(tmp_path / "here").manifest
+    storage.order.clear()
+    capsys.readouterr()
+    assert hilum(*words, "--out", uri) == 0
+    assert f"{uri} is complete already" in capsys.readouterr().err
+    assert set(storage.order) == {".lease"}
+    assert hilum(*words, "--out", uri, "--seed", 5) == 2
+    assert f"{uri} is a complete data set, and was prepared otherwise" in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.slow
+def test_a_search_leaves_its_trials_and_settings_there(storage, house):
+    words = ["tune", house / "dataset", "--out", f"{storage.uri}/run", "--targets", "pneumonia", "--trials", 1]
+    assert hilum(*words, "--inline", "--epochs", 1, "--set", "backbone=test_resnet", "--set", "batch_size=16") == 0
+    there = Store(f"{storage.uri}/run").list()
+    assert {"tuned/pneumonia.toml", "trials/pneumonia/0/outcome.json", "plan.json"} - {"plan.json"} <= set(there)
+    with reading_run(f"{storage.uri}/run", "tuned") as run:
+        assert RunPaths(run).tuned("pneumonia").is_file()
+        assert read_json_lines(RunPaths(run).ledger) == []
+
+
+def test_the_doctor_writes_reads_and_tidies_the_storage(storage, house, tmp_path):
+    uri, data = f"{storage.uri}/run", send(house / "dataset", f"{storage.uri}/data")
+    facts = inspection.look(uri, data, "t", "one")
+    assert facts["written"] == ""
+    assert facts["dataset"]["bytes"] == DatasetPaths(house / "dataset").images.stat().st_size
+    assert facts["disk_free"] > 0
+    reads = inspection.read_probes(uri, "t", ["one", "two"])
+    assert reads["one"] == ""
+    assert uri in reads["two"]
+    assert missing_folders(uri) == []
+    remove_probes(uri, "t", ["one", "two"], [])
+    assert Store(uri).list() == {}
+    elsewhere = inspection.look("s3://elsewhere/run", "s3://elsewhere/data", "t", "one")
+    assert "There is no bucket" in elsewhere["written"]
+    assert "There is no bucket" in elsewhere["dataset"]["error"]
