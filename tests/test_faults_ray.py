@@ -1,5 +1,8 @@
 """Raylets and heads that die under `hilum train --address`: the work goes on elsewhere, or the same command goes on."""
 
+import contextlib
+import os
+import signal
 import subprocess
 
 import numpy as np
@@ -8,7 +11,7 @@ import pytest
 from bench.loopback import loopback
 from models.paths import RunPaths, read_json, read_json_lines
 from tests.conftest import PROJECT
-from tests.processes import hilum_words, wait_for
+from tests.processes import all_gone, hilum_words, wait_for
 from tests.small_data import disc_films, write_dataset
 from tests.small_run import SETTINGS, train_inline
 
@@ -54,9 +57,11 @@ def end(driver: subprocess.Popen) -> tuple[int, str]:
     return driver.returncode, errors
 
 
-def wait_for_checkpoints(run: RunPaths, targets, driver) -> None:
-    paths = [run.target(slug, 0).attempt(1).checkpoint for slug in targets]
-    wait_for(lambda: all(path.exists() for path in paths) or driver.poll() is not None)
+def wait_for_a_checkpoint(run: RunPaths, targets, driver) -> str:
+    """The first target that has one: its training is under way."""
+    paths = {slug: run.target(slug, 0).attempt(1).checkpoint for slug in targets}
+    wait_for(lambda: any(path.exists() for path in paths.values()) or driver.poll() is not None)
+    return next(slug for slug, path in paths.items() if path.exists())
 
 
 def assert_same_weights(run: RunPaths, undisturbed: RunPaths, targets) -> None:
@@ -71,9 +76,8 @@ def test_a_raylet_dies(cluster, dataset, undisturbed, tmp_path):
     """Its training goes on at the other raylet, from the checkpoint; the driver sees no failure."""
     run = RunPaths(tmp_path / "run")
     driver = start(cluster, dataset, run.root, TARGETS)
-    wait_for_checkpoints(run, TARGETS, driver)
-    victim = cluster.workers[0]
-    (lost,) = {job.split("/")[0] for job in cluster.trainings(victim).values()}
+    lost = wait_for_a_checkpoint(run, TARGETS, driver)
+    (victim,) = [one for one in cluster.workers if f"{lost}/0" in cluster.trainings(one).values()]
     cluster.kill(victim)
     code, errors = end(driver)
     assert code == 0, errors
@@ -88,14 +92,19 @@ def test_the_head_dies(cluster, dataset, undisturbed, tmp_path):
     """The command gives up with a sentence; the same one goes on at the next head."""
     run, targets = RunPaths(tmp_path / "run"), ("edema",)
     driver = start(cluster, dataset, run.root, targets)
-    wait_for_checkpoints(run, targets, driver)
-    assert cluster.trainings()
+    wait_for_a_checkpoint(run, targets, driver)
+    (training,) = cluster.trainings()
+    os.kill(training, signal.SIGSTOP)  # or it might be done before its raylet misses the head
     cluster.kill(cluster.head)
     code, errors = end(driver)
     assert code == 1, errors
     assert "The Ray cluster is gone: the head" in errors
     assert "give the same command" in errors
     assert "Traceback" not in errors
+    wait_for(lambda: not any(part.running for part in cluster.workers))
+    with contextlib.suppress(ProcessLookupError):  # the raylet may have taken it along
+        os.kill(training, signal.SIGCONT)
+    assert all_gone([training]) == []
     assert not run.target("edema", 0).outcome.exists()
     assert [row["event"] for row in read_json_lines(run.ledger)] == ["begin", "end"]
     cluster.mend()
