@@ -7,8 +7,10 @@ does not import Ray, since its settings must stand in the environment first.
 import contextlib
 import logging
 import os
+import signal
 import sys
-from collections.abc import Iterator, Mapping
+import threading
+from collections.abc import Collection, Iterator, Mapping
 from types import ModuleType
 from typing import Any
 
@@ -59,8 +61,21 @@ def connected(address: str | None = None) -> Iterator[ModuleType]:
         raise
     finally:
         if not gone:
-            with contextlib.redirect_stdout(sys.stderr):
+            with contextlib.redirect_stdout(sys.stderr), _uninterrupted():
                 ray.shutdown()
+
+
+@contextlib.contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """A second Ctrl-C in the seconds that Ray takes to end would abort it with pages of its own stacks."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _start(ray: ModuleType, address: str) -> None:
@@ -82,6 +97,28 @@ def _code() -> dict[str, Any]:
     if JOB_MARK in os.environ or not (CHECKOUT / "pyproject.toml").is_file():
         return {}
     return {"runtime_env": {"working_dir": str(CHECKOUT), "excludes": list(ALWAYS_OUT)}}
+
+
+def end_tasks(ray: ModuleType, references: Collection[Any], grace: float = 0.0) -> None:
+    """End what still runs: asked first, where there are seconds of `grace`, then by force.
+
+    Never a task whose answer has come: Ray (2.60) hands the answer out before it closes its books on the task, and a
+    cancellation in between aborts the driver (`Tried to complete task that was not pending`, as in its pull request
+    54798).
+    """
+    with contextlib.suppress(Exception):
+        if grace:
+            for reference in _unanswered(ray, references, 0.0):
+                ray.cancel(reference)
+        for reference in _unanswered(ray, references, grace):
+            with contextlib.suppress(Exception):
+                ray.cancel(reference, force=True)
+
+
+def _unanswered(ray: ModuleType, references: Collection[Any], seconds: float) -> list[Any]:
+    if not references:
+        return []
+    return ray.wait(list(references), num_returns=len(references), timeout=seconds)[1]
 
 
 def require_room(ray: ModuleType, cpus: float, gpus: float) -> None:

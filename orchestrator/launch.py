@@ -18,7 +18,7 @@ from typing import Any
 
 from models.paths import DatasetPaths, RunPaths, append_json_line, read_json, read_json_lines, write_json
 from models.persistence import Patience
-from orchestrator.cluster import connected, require_room
+from orchestrator.cluster import connected, end_tasks, require_room
 from orchestrator.effort import longest_first
 from orchestrator.lifeline import Lifeline
 from orchestrator.memory import estimate
@@ -72,13 +72,11 @@ def _run_on_ray(ray: ModuleType, request: TrainRequest, run: RunPaths, on_event:
             publish(job.paths.root)
             running[_submit(ray, job, request, gpus)] = job
         _follow(ray, run, running, watches, on_event, partial(_submit, ray, request=request, gpus=gpus))
-    except KeyboardInterrupt:
-        _let_them_end(ray, list(running))
+    except KeyboardInterrupt:  # each writes a checkpoint first, if it comes to the end of a step soon enough
+        end_tasks(ray, running, GRACE_SECONDS)
         raise
     finally:
-        for reference in running:  # only after an interrupt or an error is anything left
-            with contextlib.suppress(Exception):
-                ray.cancel(reference, force=True)
+        end_tasks(ray, running)  # only after an interrupt or an error is anything left
         record(run, {"event": "end", "driver_bytes": _resident_bytes(), "driver_growth": _resident_bytes() - before})
     return jobs
 
@@ -105,14 +103,6 @@ def _memory(ray: ModuleType, job: Job, request: TrainRequest, gpus: float) -> in
     sizes = read_json(DatasetPaths(request.dataset).manifest)
     host = estimate(job.config, sizes["size"], sizes["images"]).host * job.config.ranks
     return memory_request(ray.nodes(), job.config, gpus, host) or None
-
-
-def _let_them_end(ray: ModuleType, references: list[Any]) -> None:
-    """Ask each training to end: it writes a checkpoint first, if it comes to the end of a step soon enough."""
-    with contextlib.suppress(Exception):
-        for reference in references:
-            ray.cancel(reference)
-        ray.wait(references, num_returns=len(references), timeout=GRACE_SECONDS)
 
 
 def _follow(

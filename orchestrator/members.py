@@ -83,9 +83,11 @@ def finished_targets(
     missing = [slug for slug in wanted if slug not in trained]
     if not trained or missing:
         kind = {"both": "", "single": " of its own", "shared": " by a shared network"}[use]
+        reasons = [f"{name}: {reason}." for name, reason in list(left_out.items())[:5]]
+        option = " --shared" if use == "shared" else ""
         raise ValueError(
             f"{run.root} has no finished training{kind} of {', '.join(missing) or 'any target'}. "
-            + " ".join(f"{name}: {reason}." for name, reason in list(left_out.items())[:5])
+            + (" ".join(reasons) or f"Train first: `hilum train DATASET --out {run.root}{option}`.")
         )
     return trained, left_out
 

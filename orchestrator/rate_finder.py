@@ -70,9 +70,8 @@ def suggestions(result: RateResult) -> tuple[list[list[str]], list[str]]:
             f"Every film was seen {test.passes:.0f} times, so at the higher rates the network may have known them by "
             "heart. Fewer --steps show less of that."
         )
-    best = test.steepest or test.tenth
-    if best is not None:
-        notes.append(f"Next: hilum train ... --set learning_rate={best:.1e} (the peak of the schedule).")
+    if test.steepest is not None:  # a tenth of the divergence alone says nothing about what is learned there
+        notes.append(f"Next: hilum train ... --set learning_rate={test.steepest:.1e} (the peak of the schedule).")
     return [[f"{rate:.1e}", words] for rate, words in named if rate is not None], notes
 
 

@@ -4,13 +4,12 @@ In: a SearchRequest. Out: RUN/trials/<slug>/<number>/ and RUN/tuned/<slug>.toml.
 what the files say: after any kill the same request finishes the numbers that have no outcome, from their checkpoints.
 """
 
-import contextlib
 import time
 from collections.abc import Mapping
 from typing import Any
 
 from models.paths import RunPaths, read_json
-from orchestrator.cluster import connected, require_room
+from orchestrator.cluster import connected, end_tasks, require_room
 from orchestrator.launch import OnEvent, cluster_device, exclusive, inline_device, record
 from orchestrator.plan import Material, chosen_targets, read_material, require_same_data, write_plan
 from orchestrator.search_files import SearchPaths, adopt_trials, ranked, read_trials
@@ -119,9 +118,7 @@ def _run_on_ray(ray: Any, request: SearchRequest, searches: Mapping[str, Search]
             for reference in ready:
                 _outcome_of(ray, reference, running.pop(reference), errors)
     finally:
-        for reference in running:  # only after an interrupt or an error is anything left
-            with contextlib.suppress(Exception):
-                ray.cancel(reference, force=True)
+        end_tasks(ray, running)  # only after an interrupt or an error is anything left
         record(run, {"event": "end search", "targets": list(waiting)})
     watch.look()
     return errors

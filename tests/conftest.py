@@ -33,6 +33,14 @@ def house(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def dataset(tmp_path_factory) -> Path:
+    """A small data set of one finding; a file that needs another has a fixture of that name."""
+    from tests.small_data import make_dataset
+
+    return make_dataset(tmp_path_factory.mktemp("data") / "dataset")
+
+
+@pytest.fixture(scope="session")
 def _storage_server():
     from tests.object_storage import running
 

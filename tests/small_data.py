@@ -57,6 +57,13 @@ def parts_of(frame: pd.DataFrame) -> np.ndarray:
     return np.array(["train"] * 5 + ["select", "calibrate", "test", "test"])[number]
 
 
+def disc_dataset(root: Path, slugs: tuple[str, ...], never: tuple[str, ...] = ()) -> Path:
+    """180 films; the disc is pneumonia, the other findings are by chance, and those of `never` nobody has."""
+    draws = np.random.default_rng(0)
+    truth = {slug: (draws.random(180) < 0.4).astype(float) for slug in slugs}
+    return write_dataset(root, truth | dict.fromkeys(never, np.zeros(180)), disc_films(truth["pneumonia"]))
+
+
 def write_dataset(root: Path, truth: dict[str, np.ndarray], films: np.ndarray) -> Path:
     """A complete DATASET folder; the manifest has what readers of a data set rely on."""
     paths = DatasetPaths(root)

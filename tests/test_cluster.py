@@ -1,13 +1,14 @@
 """orchestrator/cluster.py with a stand-in for Ray: settings before the import, the address, room for a target."""
 
 import os
+import signal
 import subprocess
 import sys
 import types
 
 import pytest
 
-from orchestrator.cluster import SETTINGS, connected, require_room
+from orchestrator.cluster import SETTINGS, connected, end_tasks, require_room
 from tests.conftest import PROJECT
 
 
@@ -91,6 +92,16 @@ def test_it_is_ended_when_the_work_fails(clean):
     assert ray.calls[-1] == ("shutdown",)
 
 
+def test_a_second_ctrl_c_does_not_break_the_end_of_ray(clean):
+    ray, before = fake_ray(), signal.getsignal(signal.SIGINT)
+    ray.shutdown = lambda: signal.raise_signal(signal.SIGINT)
+    clean.setitem(sys.modules, "ray", ray)
+    with pytest.raises(KeyboardInterrupt, match="the first"), connected():
+        raise KeyboardInterrupt("the first")
+    assert signal.getsignal(signal.SIGINT) is not signal.SIG_IGN
+    signal.signal(signal.SIGINT, before)
+
+
 def test_a_ray_that_runs_already_is_used_and_left_running(clean):
     ray = fake_ray()
     ray.is_initialized = lambda: True
@@ -103,6 +114,35 @@ def test_an_address_where_nothing_answers_is_a_sentence(clean):
 
 
 NODES = [(True, {"CPU": 2.0}), (True, {"CPU": 4.0, "GPU": 1.0}), (False, {"CPU": 64.0, "GPU": 8.0})]
+
+
+@pytest.mark.parametrize(
+    ("ends_at", "asked", "forced"),
+    [
+        ({"one": 0, "two": 0}, [], []),
+        ({"one": 0, "two": 5}, ["two"], []),
+        ({"one": 5, "two": 99}, ["one", "two"], ["two"]),
+    ],
+)
+def test_what_has_answered_is_never_cancelled(ends_at, asked, forced):
+    calls = []
+    ray = types.SimpleNamespace(
+        wait=lambda all_, num_returns, timeout: ([], [one for one in all_ if ends_at[one] > timeout]),
+        cancel=lambda one, force=False: calls.append((one, force)),
+    )
+    end_tasks(ray, {"one": 1, "two": 2}, grace=10)
+    assert calls == [(one, False) for one in asked] + [(one, True) for one in forced]
+
+
+def test_without_grace_what_is_left_is_ended_by_force_and_a_refusal_stops_nothing():
+    calls = []
+
+    def cancel(one, force=False):
+        calls.append((one, force))
+        raise RuntimeError("its node is gone")
+
+    end_tasks(types.SimpleNamespace(wait=lambda all_, num_returns, timeout: ([], all_), cancel=cancel), ["one", "two"])
+    assert calls == [("one", True), ("two", True)]
 
 
 @pytest.mark.parametrize(("cpus", "gpus"), [(1, 0), (4, 0), (4, 1), (2, 0.25)])

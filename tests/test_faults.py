@@ -16,23 +16,15 @@ from models.job import run_job
 from models.paths import TargetPaths, read_json
 from tests.conftest import PROJECT
 from tests.processes import wait_for
-from tests.small_data import make_dataset
-from tests.test_job import CHILD, prepare_target, train
+from tests.test_job import CHILD, prepare_target, undisturbed_weights
 
 SETTINGS = {"epochs": 3, "dropout": 0.2}
 root_only = pytest.mark.skipif(os.geteuid() != 0, reason="mounts a file system of its own")
 
 
 @pytest.fixture(scope="module")
-def dataset(tmp_path_factory):
-    return make_dataset(tmp_path_factory.mktemp("data") / "dataset")
-
-
-@pytest.fixture(scope="module")
 def undisturbed(dataset, tmp_path_factory):
-    root = tmp_path_factory.mktemp("undisturbed") / "t"
-    train(dataset, root, **SETTINGS)
-    return TargetPaths(root).weights.read_bytes()
+    return undisturbed_weights(dataset, tmp_path_factory.mktemp("undisturbed") / "t", **SETTINGS)
 
 
 @pytest.fixture

@@ -3,12 +3,11 @@
 import os
 import signal
 
-import numpy as np
 import pytest
 
 from models.paths import RunPaths, read_json, read_json_lines
 from tests.processes import all_gone, descendants, quiet_environment
-from tests.small_data import disc_films, write_dataset
+from tests.small_data import disc_dataset
 from tests.small_run import train_inline
 from tests.test_launch_ray import LONG, assert_same_result, start
 
@@ -43,9 +42,7 @@ NO_MEMORY = "import torch; torch.empty(2**46)  # memory: more than any machine h
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory):
-    draws = np.random.default_rng(0)
-    truth = {slug: (draws.random(180) < 0.4).astype(float) for slug in TARGETS}
-    return write_dataset(tmp_path_factory.mktemp("data") / "dataset", truth, disc_films(truth["pneumonia"]))
+    return disc_dataset(tmp_path_factory.mktemp("data") / "dataset", TARGETS)
 
 
 @pytest.fixture(scope="module")

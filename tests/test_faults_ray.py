@@ -5,14 +5,13 @@ import os
 import signal
 import subprocess
 
-import numpy as np
 import pytest
 
 from bench.loopback import loopback
 from models.paths import RunPaths, read_json, read_json_lines
 from tests.conftest import PROJECT
 from tests.processes import all_gone, hilum_words, wait_for
-from tests.small_data import disc_films, write_dataset
+from tests.small_data import disc_dataset
 from tests.small_run import SETTINGS, train_inline
 
 pytestmark = pytest.mark.ray
@@ -22,9 +21,7 @@ TARGETS = ("edema", "pneumonia")
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory):
-    draws = np.random.default_rng(0)
-    truth = {slug: (draws.random(180) < 0.4).astype(float) for slug in TARGETS}
-    return write_dataset(tmp_path_factory.mktemp("data") / "dataset", truth, disc_films(truth["pneumonia"]))
+    return disc_dataset(tmp_path_factory.mktemp("data") / "dataset", TARGETS)
 
 
 @pytest.fixture(scope="module")

@@ -10,22 +10,14 @@ from models.interrupts import Interrupted, end_as_by_ctrl_c, listening
 from models.job import run_job
 from models.paths import TargetPaths
 from models.sealed import unseal
-from tests.small_data import make_dataset
-from tests.test_job import prepare_target, train
+from tests.test_job import prepare_target, undisturbed_weights
 
 SETTINGS = {"epochs": 3, "dropout": 0.2, "accumulate": 2}
 
 
 @pytest.fixture(scope="module")
-def dataset(tmp_path_factory):
-    return make_dataset(tmp_path_factory.mktemp("data") / "dataset")
-
-
-@pytest.fixture(scope="module")
 def undisturbed(dataset, tmp_path_factory):
-    root = tmp_path_factory.mktemp("undisturbed") / "t"
-    train(dataset, root, **SETTINGS)
-    return TargetPaths(root).weights.read_bytes()
+    return undisturbed_weights(dataset, tmp_path_factory.mktemp("undisturbed") / "t", **SETTINGS)
 
 
 def signal_at(monkeypatch, name, call, number=signal.SIGTERM):

@@ -48,6 +48,12 @@ def train(dataset, root, **settings):
     return run_job(dataset, prepare_target(root, **settings), watch_parent=False)
 
 
+def undisturbed_weights(dataset, root, **settings) -> bytes:
+    """The weight file of a training that nothing happens to."""
+    train(dataset, root, **settings)
+    return TargetPaths(root).weights.read_bytes()
+
+
 def test_a_job_learns_and_publishes(dataset, tmp_path):
     outcome = train(dataset, tmp_path / "t", epochs=8)
     paths = TargetPaths(tmp_path / "t")

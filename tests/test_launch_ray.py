@@ -6,7 +6,6 @@ import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from models.paths import RunPaths, TargetPaths, read_json, read_json_lines
@@ -14,7 +13,7 @@ from orchestrator.launch import train_run
 from orchestrator.plan import TrainRequest
 from tests.conftest import PROJECT
 from tests.processes import alive, all_gone, command, descendants, environment, hilum_words, quiet_environment, wait_for
-from tests.small_data import disc_films, write_dataset
+from tests.small_data import disc_dataset
 from tests.small_run import SETTINGS, silent, train_inline
 
 pytestmark = pytest.mark.ray
@@ -28,9 +27,7 @@ GOOD = ("atelectasis", "edema", "pneumonia")
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory):
     """Three findings that can be trained, and `fracture`, which nobody has."""
-    draws = np.random.default_rng(0)
-    truth = {slug: (draws.random(180) < 0.4).astype(float) for slug in GOOD} | {"fracture": np.zeros(180)}
-    return write_dataset(tmp_path_factory.mktemp("data") / "dataset", truth, disc_films(truth["pneumonia"]))
+    return disc_dataset(tmp_path_factory.mktemp("data") / "dataset", GOOD, never=("fracture",))
 
 
 @pytest.fixture(scope="module")

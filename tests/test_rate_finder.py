@@ -9,7 +9,7 @@ from PIL import Image
 from models.paths import read_json
 from models.rate_range import Ramp, RangeTest, smooth
 from orchestrator.cli import app
-from orchestrator.rate_finder import RateRequest, find_rate, suggestions
+from orchestrator.rate_finder import RateRequest, RateResult, find_rate, suggestions
 from tests.small_data import make_dataset
 
 SETTINGS = {"backbone": "plain", "batch_size": 16, "precision": "fp32", "device": "cpu"}
@@ -74,6 +74,12 @@ def test_a_rate_that_diverges_is_marked(dataset):
         assert 1e-2 < test.diverged <= 1e3
         assert test.tenth == test.diverged / 10
         assert test.rates[-1] == test.diverged
+    flat = RangeTest(
+        rates=np.geomspace(1e-5, 1, 30), losses=np.full(30, 0.5), smoothed=np.full(30, 0.5), diverged=1.0, passes=1.0
+    )
+    assert flat.steepest is None
+    notes = suggestions(RateResult(slug="edema", config={"learning_rate": 1e-3}, test=flat))[1]
+    assert not any("Next:" in note for note in notes)  # where it only runs away, nothing is known to learn
     still = Ramp(low=1e-9, high=1e-8, steps=30)
     result = find_rate(RateRequest(dataset=dataset, target="edema", settings=SETTINGS, ramp=still))
     assert (result.test.diverged, result.test.tenth, result.test.steepest) == (None, None, None)

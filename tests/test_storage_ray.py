@@ -3,7 +3,6 @@
 import json
 import subprocess
 
-import numpy as np
 import pytest
 
 from models.paths import RunPaths
@@ -11,7 +10,7 @@ from orchestrator.mirror import Mirror
 from orchestrator.storage import Store
 from tests.conftest import PROJECT
 from tests.processes import all_gone, command, descendants, hilum_words, quiet_environment, wait_for
-from tests.small_data import disc_films, write_dataset
+from tests.small_data import disc_dataset
 from tests.small_run import SETTINGS, train_inline
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -44,9 +43,7 @@ def kill_on_its_way(driver: subprocess.Popen, store: Store, attempt: int) -> Non
 
 
 def test_killed_twice_it_ends_at_the_bytes_of_a_local_run(storage, tmp_path):
-    draws = np.random.default_rng(0)
-    truth = {slug: (draws.random(180) < 0.4).astype(float) for slug in TARGETS}
-    dataset = write_dataset(tmp_path / "dataset", truth, disc_films(truth["pneumonia"]))
+    dataset = disc_dataset(tmp_path / "dataset", TARGETS)
     data, run = f"{storage.uri}/data", f"{storage.uri}/run"
     Mirror(Store(data), dataset).push()
     train_inline(dataset, tmp_path / "local", settings=LONG, targets=TARGETS)

@@ -10,8 +10,7 @@ import pytest
 from models.job import run_job
 from models.paths import TEMPORARY_PREFIX, TargetPaths, read_json
 from tests.conftest import PROJECT
-from tests.small_data import make_dataset
-from tests.test_job import prepare_target, train
+from tests.test_job import prepare_target, train, undisturbed_weights
 
 SETTINGS = {"epochs": 3, "dropout": 0.2}
 
@@ -33,15 +32,8 @@ run_job(Path(sys.argv[1]), Path(sys.argv[2]))
 
 
 @pytest.fixture(scope="module")
-def dataset(tmp_path_factory):
-    return make_dataset(tmp_path_factory.mktemp("data") / "dataset")
-
-
-@pytest.fixture(scope="module")
 def undisturbed(dataset, tmp_path_factory):
-    root = tmp_path_factory.mktemp("undisturbed") / "t"
-    train(dataset, root, **SETTINGS)
-    return TargetPaths(root).weights.read_bytes()
+    return undisturbed_weights(dataset, tmp_path_factory.mktemp("undisturbed") / "t", **SETTINGS)
 
 
 def stopped_after(dataset, root, epochs):
