@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 DEMO ?= demo
+WORKERS ?= 2
 BIN = $(VENV)/bin
 PYTEST = $(BIN)/python -m pytest
 
@@ -23,10 +24,10 @@ demo-smoke: install
 	$(BIN)/hilum demo --smoke --out $(DEMO)
 
 test: install lint
-	$(PYTEST) -m "not ray and not browser and not slow"
+	$(PYTEST) -n $(WORKERS) --dist worksteal -m "not ray and not browser and not slow"
 
 test-marked: install
-	$(PYTEST) -m "ray or browser or slow"
+	$(PYTEST) -n $(WORKERS) --dist loadfile -m "ray or browser or slow"
 
 test-all: test test-marked
 

@@ -21,9 +21,9 @@ class DemoSize:
 
 
 FULL = DemoSize(
-    patients=930, size=64, settings=("backbone=resnet10t", "epochs=8", "learning_rate=3e-3", "batch_size=32")
+    patients=930, size=64, settings=("backbone=test_resnet", "epochs=7", "learning_rate=6e-3", "batch_size=32")
 )
-SMOKE = DemoSize(patients=60, size=32, settings=("backbone=resnet10t", "epochs=1", "batch_size=16"))
+SMOKE = DemoSize(patients=60, size=32, settings=("backbone=test_resnet", "epochs=1", "batch_size=16"))
 
 
 def demo_commands(out: Path, smoke: bool) -> list[list[str]]:
@@ -33,7 +33,7 @@ def demo_commands(out: Path, smoke: bool) -> list[list[str]]:
     settings = [word for setting in form.settings for word in ("--set", setting)]
     prepare = ["prepare", "chexpert", "--labels", films / "train.csv", "--images", films, "--out", dataset]
     commands = [
-        ["phantom", films, "--patients", form.patients, "--seed", 0],
+        ["phantom", films, "--patients", form.patients, "--seed", 0, "--no-laterals"],
         [*prepare, "--size", form.size, "--frontal"],
         ["train", dataset, "--out", run, *settings],
         ["ensemble", run, "--out", bundle],
