@@ -253,7 +253,9 @@ def _train_network(films: np.ndarray, truth: np.ndarray, unseen: np.ndarray) -> 
     torch.set_num_threads(2)
     images, others = (torch.from_numpy((part - 110.0) / 70.0).float().unsqueeze(1) for part in (films, unseen))
     targets = torch.from_numpy(truth).float()
-    model = timm.create_model("test_resnet", in_chans=1, num_classes=len(FINDINGS)).to(memory_format=torch.channels_last)
+    model = timm.create_model("test_resnet", in_chans=1, num_classes=len(FINDINGS)).to(
+        memory_format=torch.channels_last
+    )
     fast = cpu_precision() == "bf16"
     batches, epochs = len(images) // 32, 10
     optimiser = torch.optim.AdamW(model.parameters(), 6e-3, weight_decay=0.05)
