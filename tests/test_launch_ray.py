@@ -1,5 +1,6 @@
 """orchestrator/launch.py with a real Ray: processes that are killed, interrupted, and go on to the same bytes."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -56,13 +57,30 @@ class Driver:
         return found
 
     def wait_for_checkpoints(self, slugs: tuple[str, ...], attempt: int) -> None:
-        """Until every one of them is on its way, or the driver has ended."""
-        paths = [self.run.target(slug, 0).attempt(attempt).checkpoint for slug in slugs]
+        """Until every one of them is on its way, or the driver has ended.
+
+        A finished training has no checkpoint, so whoever is on its way is held until the others are, too.
+        """
+        paths = {slug: self.run.target(slug, 0).attempt(attempt).checkpoint for slug in slugs}
+        held: set[int] = set()
+
+        def all_there() -> bool:
+            there = {slug for slug, path in paths.items() if path.exists()}
+            if 0 < len(there) < len(paths):
+                for pid in {pid for pid, slug in self.trainings().items() if slug in there} - held:
+                    os.kill(pid, signal.SIGSTOP)
+                    held.add(pid)
+            return len(there) == len(paths) or self.process.poll() is not None
+
         try:
-            wait_for(lambda: all(path.exists() for path in paths) or self.process.poll() is not None)
+            wait_for(all_there)
         except TimeoutError:
             self.process.kill()  # and with it all its children
             raise
+        finally:
+            for pid in held:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGCONT)
 
     def end(self) -> tuple[int, str]:
         try:
