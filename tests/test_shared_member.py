@@ -63,7 +63,8 @@ def test_which_networks_are_combined_can_be_chosen(place, tmp_path, use, finding
 def test_an_unknown_choice_and_an_absent_kind(place, tmp_path):
     with pytest.raises(ValueError, match="Unknown choice of networks 'double'. Known: both, single, shared"):
         finished_targets(RunPaths(place / "run"), use="double")
-    with pytest.raises(ValueError, match=r"no finished training by a shared network of edema\. Train first: .* --shared`"):
+    message = r"no finished training by a shared network of edema\. Train first: .* --shared`"
+    with pytest.raises(ValueError, match=message):
         finished_targets(RunPaths(place / "alone"), ("edema",), use="shared")
     run = shutil.copytree(place / "run", tmp_path / "run")
     write_json(run / "shared" / "0" / "outcome.json", {"status": "nan", "error": "no number"})
