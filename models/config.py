@@ -70,7 +70,7 @@ class TrainConfig:
     frozen_epochs: int = 0  # first epochs in which only the last layer learns
     accumulate: int = 1  # batches whose gradients make one step
     averaging: float = 0.0  # decay of the moving average of the weights that is scored and kept; 0: none
-    start_size: float = 0.5  # side of the films in the first epoch as a share of the full one; 1: always full
+    start_size: float = 1.0  # side of the films in the first epoch as a share of the full one; 1: always full
     snapshots: int = 0  # further weight files as members: ends of as many cycles (cyclic), else next best epochs
     clip: float = 1.0  # largest gradient norm; 0: no clipping
     loss: str = "bce"  # bce, focal (Lin et al. 2017), asymmetric (Ridnik et al. 2021)
