@@ -192,7 +192,7 @@ def main(words: list[str] | None = None) -> int:
     from models.config import TrainConfig
     from models.device import resolve
 
-    config = resolve(TrainConfig(device=options.device, start_size=1.0))
+    config = resolve(TrainConfig(device=options.device))
     with tempfile.TemporaryDirectory(prefix="hilum-gpu-") as name:
         noise = np.random.default_rng(0).integers(0, 256, (options.films, options.size, options.size), dtype=np.uint8)
         data = write_films(Path(name) / "data", noise)

@@ -195,8 +195,8 @@ def main(words: list[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=2, help="of all, in turn (default 2)")
     parser.add_argument("--check", action="store_true", help="exit 1 where a stated figure is not reached")
     options = parser.parse_args(words)
-    config = TrainConfig(backbone=options.backbone, start_size=1.0, batch_size=options.batch,
-                         precision=options.precision, epochs=1, device="cpu", threads=1)  # fmt: skip
+    config = TrainConfig(backbone=options.backbone, batch_size=options.batch, precision=options.precision, epochs=1,
+                         device="cpu", threads=1)  # fmt: skip
     counts = [int(word) for word in options.trainers.split(",")]
     rows = run(config, options.size, options.films, counts, options.rounds)
     print(f"{config.backbone}, {options.size} pixels, batch {config.batch_size}, {config.precision}")

@@ -30,14 +30,7 @@ from pathologies.catalog import CHEXPERT_TARGETS
 
 ALLOWED = 0.05
 A_MINUTE = 45.0  # seconds of training at least, for the figure to say anything
-SETTINGS = {
-    "backbone": "test_resnet",
-    "start_size": 1.0,
-    "batch_size": 8,
-    "device": "cpu",
-    "precision": "fp32",
-    "threads": 1,
-}
+SETTINGS = {"backbone": "test_resnet", "batch_size": 8, "device": "cpu", "precision": "fp32", "threads": 1}
 PLAIN = "import sys; from models.job import run_job; run_job(*sys.argv[1:])"
 COLUMNS = ("side", "wall s", "start-up s", "import s", "training s", "write s", "dispatch s")
 

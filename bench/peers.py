@@ -95,8 +95,8 @@ def make_dataset(course: Course) -> Path:
 def hilum_side(course: Course, dataset: Path, seed: int) -> tuple[Side, Targets]:
     out = course.work / f"hilum-{seed}"
     shutil.rmtree(out, ignore_errors=True)
-    settings = {"backbone": course.backbone, "start_size": 1.0, "epochs": course.epochs, "threads": cores(),
-                "device": "cpu", "seed": seed}  # fmt: skip
+    settings = {"backbone": course.backbone, "epochs": course.epochs, "threads": cores(), "device": "cpu",
+                "seed": seed}  # fmt: skip
     plan_run(TrainRequest(dataset=dataset, out=out, targets=(SLUG,), settings=settings), "cpu")
     paths = RunPaths(out).target(SLUG, 0)
     threads = {"OMP_NUM_THREADS": str(cores()), "MKL_NUM_THREADS": str(cores()), "CUDA_VISIBLE_DEVICES": ""}

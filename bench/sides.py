@@ -64,9 +64,8 @@ def hilum_steps(setup: Setup, folder: Path) -> Steps:
     from models.train import Task, train_epoch
 
     images = open_images(setup.data)
-    config = TrainConfig(backbone=setup.backbone, start_size=1.0, batch_size=setup.batch, threads=setup.threads,
-                         epochs=10**6, precision=setup.precision, device=setup.device,
-                         checkpoint_minutes=FOREVER)  # fmt: skip
+    config = TrainConfig(backbone=setup.backbone, batch_size=setup.batch, threads=setup.threads, epochs=10**6,
+                         precision=setup.precision, device=setup.device, checkpoint_minutes=FOREVER)  # fmt: skip
     pixels = Pixels(images=images, mean=PIXEL_MEAN, std=PIXEL_STD, size=setup.size, device=setup.device)
     attempt = TargetPaths(folder).new_attempt()
     epochs = iter(range(config.epochs))

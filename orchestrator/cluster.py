@@ -99,23 +99,25 @@ def _code() -> dict[str, Any]:
     return {"runtime_env": {"working_dir": str(CHECKOUT), "excludes": list(ALWAYS_OUT)}}
 
 
-def end_tasks(ray: ModuleType, references: Collection[Any], grace: float = 0.0) -> None:
-    """End what still runs: asked first, where there are seconds of `grace`, then by force.
-
-    Never a task whose answer has come: Ray (2.60) hands the answer out before it closes its books on the task, and a
-    cancellation in between aborts the driver (`Tried to complete task that was not pending`, as in its pull request
-    54798).
-    """
+def ask_to_end(ray: ModuleType, references: Collection[Any], seconds: float) -> None:
+    """Interrupt what still runs, and wait for it so long: a training writes a checkpoint first."""
     with contextlib.suppress(Exception):
-        if grace:
-            for reference in _unanswered(ray, references, 0.0):
-                ray.cancel(reference)
-        for reference in _unanswered(ray, references, grace):
+        for reference in _unanswered(ray, references, 0.0):
+            ray.cancel(reference)
+        _unanswered(ray, references, seconds)
+
+
+def end_tasks(ray: ModuleType, references: Collection[Any]) -> None:
+    """End by force what still runs."""
+    with contextlib.suppress(Exception):
+        for reference in _unanswered(ray, references, 0.0):
             with contextlib.suppress(Exception):
                 ray.cancel(reference, force=True)
 
 
 def _unanswered(ray: ModuleType, references: Collection[Any], seconds: float) -> list[Any]:
+    """The only ones to cancel. Ray (2.60) hands an answer out before it closes its books on the task, and cancelling
+    in between aborts the driver (`Tried to complete task that was not pending`; compare its pull request 54798)."""
     if not references:
         return []
     return ray.wait(list(references), num_returns=len(references), timeout=seconds)[1]

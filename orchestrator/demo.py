@@ -20,6 +20,7 @@ class DemoSize:
     settings: tuple[str, ...]
 
 
+# timm's smallest ResNet: twelve larger ones would not fit into five minutes where the processor has no bf16.
 FULL = DemoSize(
     patients=930, size=64, settings=("backbone=test_resnet", "epochs=7", "learning_rate=6e-3", "batch_size=32")
 )

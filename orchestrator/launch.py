@@ -18,7 +18,7 @@ from typing import Any
 
 from models.paths import DatasetPaths, RunPaths, append_json_line, read_json, read_json_lines, write_json
 from models.persistence import Patience
-from orchestrator.cluster import connected, end_tasks, require_room
+from orchestrator.cluster import ask_to_end, connected, end_tasks, require_room
 from orchestrator.effort import longest_first
 from orchestrator.lifeline import Lifeline
 from orchestrator.memory import estimate
@@ -72,8 +72,8 @@ def _run_on_ray(ray: ModuleType, request: TrainRequest, run: RunPaths, on_event:
             publish(job.paths.root)
             running[_submit(ray, job, request, gpus)] = job
         _follow(ray, run, running, watches, on_event, partial(_submit, ray, request=request, gpus=gpus))
-    except KeyboardInterrupt:  # each writes a checkpoint first, if it comes to the end of a step soon enough
-        end_tasks(ray, running, GRACE_SECONDS)
+    except KeyboardInterrupt:
+        ask_to_end(ray, running, GRACE_SECONDS)
         raise
     finally:
         end_tasks(ray, running)  # only after an interrupt or an error is anything left

@@ -8,7 +8,7 @@ import types
 
 import pytest
 
-from orchestrator.cluster import SETTINGS, connected, end_tasks, require_room
+from orchestrator.cluster import SETTINGS, ask_to_end, connected, end_tasks, require_room
 from tests.conftest import PROJECT
 
 
@@ -120,29 +120,38 @@ NODES = [(True, {"CPU": 2.0}), (True, {"CPU": 4.0, "GPU": 1.0}), (False, {"CPU":
     ("ends_at", "asked", "forced"),
     [
         ({"one": 0, "two": 0}, [], []),
-        ({"one": 0, "two": 5}, ["two"], []),
-        ({"one": 5, "two": 99}, ["one", "two"], ["two"]),
+        ({"one": 0, "two": 5}, ["two"], ["two"]),
+        ({"one": 5, "two": 99}, ["one", "two"], ["one", "two"]),
     ],
 )
 def test_what_has_answered_is_never_cancelled(ends_at, asked, forced):
-    calls = []
-    ray = types.SimpleNamespace(
-        wait=lambda all_, num_returns, timeout: ([], [one for one in all_ if ends_at[one] > timeout]),
-        cancel=lambda one, force=False: calls.append((one, force)),
-    )
-    end_tasks(ray, {"one": 1, "two": 2}, grace=10)
-    assert calls == [(one, False) for one in asked] + [(one, True) for one in forced]
+    cancelled, waits = [], []
+
+    def wait(references, num_returns, timeout):
+        assert num_returns == len(references)
+        waits.append(timeout)
+        return [], [one for one in references if ends_at[one] > timeout]
+
+    ray = types.SimpleNamespace(wait=wait, cancel=lambda one, force=False: cancelled.append((one, force)))
+    ask_to_end(ray, {"one": 1, "two": 2}, 10)
+    assert (cancelled, waits) == ([(one, False) for one in asked], [0, 10])
+    cancelled.clear()
+    end_tasks(ray, {"one": 1, "two": 2})
+    assert cancelled == [(one, True) for one in forced]
 
 
-def test_without_grace_what_is_left_is_ended_by_force_and_a_refusal_stops_nothing():
+def test_nothing_to_end_and_a_refusal_stop_nothing():
     calls = []
 
     def cancel(one, force=False):
         calls.append((one, force))
         raise RuntimeError("its node is gone")
 
-    end_tasks(types.SimpleNamespace(wait=lambda all_, num_returns, timeout: ([], all_), cancel=cancel), ["one", "two"])
-    assert calls == [("one", True), ("two", True)]
+    ray = types.SimpleNamespace(wait=lambda all_, num_returns, timeout: ([], all_), cancel=cancel)
+    end_tasks(ray, {})
+    end_tasks(ray, ["one", "two"])
+    ask_to_end(ray, ["one"], 1)
+    assert calls == [("one", True), ("two", True), ("one", False)]
 
 
 @pytest.mark.parametrize(("cpus", "gpus"), [(1, 0), (4, 0), (4, 1), (2, 0.25)])

@@ -61,7 +61,7 @@ def test_films_grow_to_full_size():
     assert sizes == sorted(sizes)
     assert sizes[6:] == [128] * 4
     assert all(size % 8 == 0 for size in sizes)
-    assert film_size(TrainConfig(start_size=1.0), 100, 0) == 100
+    assert film_size(TrainConfig(), 100, 0) == 100
 
 
 def test_the_average_follows_the_weights():
