@@ -16,6 +16,7 @@ from pathlib import Path
 
 from bench.loopback import Loopback, Part, below, command, end, started
 from models.paths import RunPaths, read_json
+from orchestrator.environment import process_environment
 
 PROJECT = Path(__file__).resolve().parent.parent
 MEAN_GAP_SECONDS = 20.0
@@ -170,4 +171,4 @@ def deck(minutes: float, seed: int) -> Iterator[str]:
 def plain_environment() -> dict[str, str]:
     """For a run without a cluster."""
     kept = {name: value for name, value in os.environ.items() if name not in ("RAY_ADDRESS", "PYTHONHASHSEED")}
-    return kept | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "PYTHONHASHSEED": "0", "CUDA_VISIBLE_DEVICES": ""}
+    return kept | process_environment(1, 0)

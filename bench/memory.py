@@ -25,6 +25,7 @@ from bench.sides import Setup, answer, ask, started
 from models.config import TrainConfig
 from models.paths import TargetPaths, read_json, write_json
 from models.processor import cpu_precision
+from orchestrator.environment import process_environment
 from orchestrator.memory import estimate
 from orchestrator.text import aligned
 
@@ -131,8 +132,7 @@ def bare(setup: Setup, steps: int) -> int:
 
 def trainers(dataset: Path, folder: Path, config: TrainConfig, count: int) -> Peaks:
     """So many jobs at once, each with a seed of its own."""
-    environment = os.environ | {"OMP_NUM_THREADS": str(config.threads), "MKL_NUM_THREADS": str(config.threads),
-                                "CUDA_VISIBLE_DEVICES": "", "HILUM_PROCESS": "training"}  # fmt: skip
+    environment = os.environ | process_environment(config.threads, 0) | {"HILUM_PROCESS": "training"}
     from tests.small_data import make_targets
 
     truth, children = np.load(dataset.parent / "truth.npy"), []

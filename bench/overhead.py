@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from models.paths import RunPaths, read_json, read_json_lines
+from orchestrator.environment import process_environment
 from orchestrator.plan import TrainRequest, plan_run
 from orchestrator.text import aligned
 from pathologies.catalog import CHEXPERT_TARGETS
@@ -65,7 +66,7 @@ class Course:
 
 def environment(course: Course) -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
-    return kept | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "PYTHONHASHSEED": "0", "CUDA_VISIBLE_DEVICES": ""}
+    return kept | process_environment(1, 0)
 
 
 def plain_side(course: Course, out: Path) -> Timing:

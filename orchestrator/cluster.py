@@ -34,6 +34,7 @@ SETTINGS: Mapping[str, str] = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
 JOB_MARK = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # set by Ray for the command of a submitted job
+LOCAL = "local"
 OBJECT_STORE_BYTES = 128 * 2**20  # pixels travel through the page cache, so Ray's own store stays small
 
 
@@ -42,8 +43,8 @@ def connected(address: str | None = None) -> Iterator[ModuleType]:
     """Ray at `address`, else at RAY_ADDRESS, else one started in this process and ended with the block."""
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
-    wanted = address or os.environ.get("RAY_ADDRESS") or "local"
-    if wanted == "local":
+    wanted = _wanted(address)
+    if own_cluster(address):
         os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # loopback only, and gone with this process
     import ray
 
@@ -65,6 +66,15 @@ def connected(address: str | None = None) -> Iterator[ModuleType]:
                 ray.shutdown()
 
 
+def own_cluster(address: str | None) -> bool:
+    """Whether Ray is started here, for one command alone."""
+    return _wanted(address) == LOCAL
+
+
+def _wanted(address: str | None) -> str:
+    return address or os.environ.get("RAY_ADDRESS") or LOCAL
+
+
 @contextlib.contextmanager
 def _uninterrupted() -> Iterator[None]:
     """A second Ctrl-C in the seconds that Ray takes to end would abort it with pages of its own stacks."""
@@ -80,8 +90,8 @@ def _uninterrupted() -> Iterator[None]:
 
 def _start(ray: ModuleType, address: str) -> None:
     common = {"logging_level": "ERROR", "log_to_driver": False}
-    if address == "local":
-        ray.init("local", include_dashboard=False, object_store_memory=OBJECT_STORE_BYTES, **common)
+    if address == LOCAL:
+        ray.init(LOCAL, include_dashboard=False, object_store_memory=OBJECT_STORE_BYTES, **common)
         return
     try:
         ray.init(address, **common, **_code())

@@ -15,6 +15,7 @@ from models.config import TrainConfig
 from orchestrator import inspection, verdicts
 from orchestrator.cluster import connected
 from orchestrator.effort import effort, trained_films
+from orchestrator.environment import process_environment
 from orchestrator.memory import Estimate, estimate
 from orchestrator.places import address
 from orchestrator.plan import chosen_targets, read_material, resolved_config, usable_views
@@ -219,11 +220,10 @@ def _measure(
         if _kind(work) in seconds:
             continue
         settings = work.config.to_dict() | {"pretrained": "false", "init": ""}
-        threads = str(work.config.threads)
         task = ray.remote(max_calls=1, max_retries=0)(inspection.measure_step).options(
             num_cpus=work.config.threads,
             num_gpus=wish.gpus,
-            runtime_env={"env_vars": {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}},
+            runtime_env={"env_vars": process_environment(work.config.threads, wish.gpus)},
         )
         try:
             seconds[_kind(work)] = ray.get(task.remote(dataset, settings), timeout=STEP_SECONDS)

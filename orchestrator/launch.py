@@ -18,13 +18,15 @@ from typing import Any
 
 from models.paths import DatasetPaths, RunPaths, append_json_line, read_json, read_json_lines, write_json
 from models.persistence import Patience
-from orchestrator.cluster import ask_to_end, connected, end_tasks, require_room
+from orchestrator.cluster import ask_to_end, connected, end_tasks, own_cluster, require_room
 from orchestrator.effort import longest_first
+from orchestrator.environment import process_environment
 from orchestrator.lifeline import Lifeline
 from orchestrator.memory import estimate
 from orchestrator.places import address, publish, refresh
 from orchestrator.plan import Job, TrainRequest, plan_run
 from orchestrator.retries import INTERRUPTED, Retries
+from orchestrator.rounds import whole_rounds
 from orchestrator.sharing import definite_share, memory_request
 from orchestrator.storage import is_remote
 from orchestrator.worker import train_in_worker
@@ -61,6 +63,8 @@ def _run_on_ray(ray: ModuleType, request: TrainRequest, run: RunPaths, on_event:
     gpus = definite_share(ray, request.gpus_per_target, device, request.dataset, [job.config for job in waiting])
     if waiting:
         require_room(ray, max(job.config.threads * job.config.ranks for job in waiting), gpus)
+    if own_cluster(request.address):
+        waiting = whole_rounds(waiting, ray.nodes(), gpus)
     _announce(jobs, on_event)
     before = _resident_bytes()
     record(run, {"event": "begin", "jobs": [job.name for job in waiting], "driver_bytes": before})
@@ -83,13 +87,9 @@ def _run_on_ray(ray: ModuleType, request: TrainRequest, run: RunPaths, on_event:
 
 def _submit(ray: ModuleType, job: Job, request: TrainRequest, gpus: float) -> Any:
     """A process that has run nothing before and ends with the task: `max_calls=1` with an environment of its own."""
-    threads = str(job.config.threads)
-    environment = {"PYTHONHASHSEED": "0", "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads,
-                   "HILUM_PROCESS": "training"}  # fmt: skip
-    if not gpus:
-        environment["CUDA_VISIBLE_DEVICES"] = ""
+    environment = process_environment(job.config.threads, gpus) | {"HILUM_PROCESS": "training"}
     task = ray.remote(max_calls=1, max_retries=request.retries)(train_in_worker).options(
-        num_cpus=job.config.threads * job.config.ranks,
+        num_cpus=job.cpus or job.config.threads * job.config.ranks,
         num_gpus=gpus,
         memory=_memory(ray, job, request, gpus),
         name=job.name,

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from models.paths import append_json_line, to_plain
+from orchestrator.cluster import own_cluster
 from orchestrator.lease import Lease, LeaseLost
 from orchestrator.mirror import Mirror, Wanted, everything, no_checkpoints, small_files
 from orchestrator.scratch import cache_root, locked, scratch
@@ -78,7 +79,7 @@ def driving_here(place: Path | str, address: str | None = None) -> Iterator[Path
 
     Errors: ValueError where the processes would be on other machines.
     """
-    if is_remote(parse_place(place)) and (address or os.environ.get("RAY_ADDRESS", "local")) != "local":
+    if is_remote(parse_place(place)) and not own_cluster(address):
         raise ValueError(
             f"A search whose run lies at {place} works on this machine alone. Leave --address (and RAY_ADDRESS) out, "
             "or give a folder that all machines share."

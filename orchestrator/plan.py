@@ -60,6 +60,7 @@ class Job:
     finished: bool = False
     shared: SharedTask | None = None  # what a shared network answers for; its slug is `shared`
     untuned: bool = False  # the run of --tuned has no settings of this finding
+    cpus: float | None = None  # what it asks of Ray; none: one for each of its threads
 
     @property
     def note(self) -> str:

@@ -17,6 +17,7 @@ from ray import tune
 from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search import Searcher
 
+from orchestrator.environment import process_environment
 from orchestrator.plan import read_material
 from orchestrator.search_files import read_trials
 from orchestrator.search_plan import Search, SearchRequest, open_search
@@ -27,7 +28,6 @@ FEWEST_PEERS = 4  # that have come as far; the better half of fewer is a matter 
 FIRST_RUNG = 1 / 3  # of the epochs: in the warm-up (30 % by default) scores tell little
 DEATHS = 2  # a trial's process may die so often and be started again
 ENVIRONMENT = {
-    "PYTHONHASHSEED": "0",
     "HILUM_PROCESS": "search",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a trial that fails in its first epoch reports no score
@@ -115,11 +115,8 @@ class FileSearcher(Searcher):
 
 def submit_search(ray: Any, search: Search, gpus: float, deadline: float | None) -> Any:
     """Start one finding's Tuner in a process of its own that holds no CPU; its trials inherit the environment."""
-    threads = str(search.config().threads)
-    environment = ENVIRONMENT | {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads,
-                                 "HILUM_RUN": str(search.paths.run.root.resolve())}  # fmt: skip
-    if not gpus:
-        environment["CUDA_VISIBLE_DEVICES"] = ""
+    environment = process_environment(search.config().threads, gpus) | ENVIRONMENT
+    environment["HILUM_RUN"] = str(search.paths.run.root.resolve())
     task = ray.remote(num_cpus=0, max_calls=1, max_retries=2)(search_in_worker).options(
         name=f"search/{search.slug}", runtime_env={"env_vars": environment}
     )

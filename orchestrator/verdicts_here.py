@@ -8,14 +8,14 @@ import stat
 import tempfile
 from pathlib import Path
 
+from orchestrator.cluster import own_cluster
 from orchestrator.packing import LIMIT_BYTES, largest, pack, survey
 from orchestrator.verdicts import Check
 
 
 def judge_connection(address: str | None) -> list[Check]:
     """What stands on this machine: the upload, and who may use the cluster."""
-    remote = bool(address or os.environ.get("RAY_ADDRESS")) and address != "local"
-    return [_upload(), _token(remote)]
+    return [_upload(), _token(remote=not own_cluster(address))]
 
 
 def _upload() -> Check:
