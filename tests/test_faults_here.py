@@ -12,7 +12,7 @@ from tests.small_run import train_inline
 from tests.test_launch_ray import LONG, assert_same_result, start
 
 pytestmark = pytest.mark.ray
-TARGETS = ("pneumonia", "edema", "atelectasis")  # two at once on two processors
+TARGETS = ("pneumonia", "edema", "atelectasis")
 FILMS = LONG["batch_size"]
 
 # Loaded by every training process before anything else: what is called for a target the first time that it has a batch.
@@ -103,3 +103,25 @@ def test_without_memory_the_batch_becomes_smaller(disturbed):
     assert stored["reduced_from"] == {"batch_size": FILMS, "accumulate": 1}
     assert (stored["config"]["batch_size"], stored["config"]["accumulate"]) == (FILMS // 2, 2)
     assert again(disturbed, "atelectasis/0") == [f"out of memory: goes on with batch_size={FILMS // 2}, accumulate=2"]
+
+
+def test_what_the_memory_monitor_ends_gets_smaller_batches_and_goes_on_where_there_is_memory(dataset, tmp_path):
+    """A real kill by Ray's monitor: any node uses more than a thousandth of its memory."""
+    words = dataset, tmp_path / "run", ("edema",), {"epochs": 2}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_memory_usage_threshold", "0.001")
+        patch.setenv("RAY_task_oom_retries", "0")
+        code, errors = start(*words).end()
+    assert code == 1, errors
+    run = RunPaths(tmp_path / "run")
+    outcome = read_json(run.target("edema", 0).outcome)
+    assert outcome["status"] == "oom"
+    assert f"made smaller already, from {FILMS}" in outcome["error"]
+    assert "exceeded threshold" in outcome["traceback"]
+    sizes = [f"batch_size={FILMS // part}, accumulate={part}" for part in (2, 4, 8)]
+    assert again(run, "edema/0") == [f"out of memory: goes on with {size}" for size in sizes]
+    code, errors = start(*words).end()
+    assert code == 0, errors
+    stored = read_json(run.target("edema", 0).config)
+    assert stored["reduced_from"] == {"batch_size": FILMS, "accumulate": 1}
+    assert stored["config"]["batch_size"] == FILMS // 8
