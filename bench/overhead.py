@@ -153,6 +153,7 @@ def run(seconds: float, rounds: int, targets: int, at_once: int) -> tuple[list[T
             for results, side in sides if index % 2 == 0 else sides[::-1]:
                 out = folder / f"{side.__name__}{index}"
                 results.append(side(course, out))
+                print(f"round {index + 1}, {side.__name__.replace('_', ' ')}: {results[-1].wall:.1f} s", flush=True)
                 shutil.rmtree(out)
         return plain, ours, course.epochs
 
