@@ -1,8 +1,8 @@
 """The last round of a run: no core stands idle in it while others work.
 
 In: the jobs that wait and what the nodes offer. Out: the same jobs, each with the CPUs that it asks of Ray. Called by
-the launcher. Five trainings on two cores would take three rounds, with one core idle in the third; with three at a
-time they take two and a half. Threads, and so the bytes of the weights, stay what they are: the system's scheduler
+the launcher. Five trainings on two cores would take three rounds, with one core idle in the third; with the last three
+at a time they take two and a half. Threads, and so the bytes of the weights, stay what they are: the system's scheduler
 shares the cores.
 """
 
