@@ -8,7 +8,7 @@ import types
 
 import pytest
 
-from orchestrator.cluster import SETTINGS, ask_to_end, connected, end_tasks, require_room
+from orchestrator.cluster import SETTINGS, ask_to_end, connected, end_tasks, own_cluster, require_room
 from tests.conftest import PROJECT
 
 
@@ -74,7 +74,7 @@ def test_the_address_is_the_option_then_the_environment_then_here(clean, given, 
         clean.setenv("RAY_ADDRESS", environment)
     calls = begin(clean, fake_ray(), given)
     assert calls[0][1] == wanted
-    assert ("object_store_memory" in calls[0][2]) == (wanted == "local")
+    assert ("object_store_memory" in calls[0][2]) == own_cluster(given) == (wanted == "local")
 
 
 def test_authentication_is_off_on_this_machine_alone(clean):

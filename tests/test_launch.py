@@ -1,5 +1,6 @@
 """orchestrator/launch.py in one process: results, events, what a death becomes. Real processes: test_launch_ray.py."""
 
+import dataclasses
 import types
 
 import numpy as np
@@ -169,3 +170,35 @@ def test_an_outcome_that_is_there_stands(job: Job, answer):
     write_json(job.paths.outcome, {"status": "ok"})
     launch._settle(fake_ray(answer), None, job)
     assert read_json(job.paths.outcome) == {"status": "ok"}
+
+
+@pytest.mark.parametrize(("address", "shares"), [(None, [0.6666] * 3), ("10.0.0.1:6379", [None] * 3)])
+def test_the_last_round_shares_the_cores_of_a_ray_of_its_own_alone(dataset, tmp_path, monkeypatch, address, shares):
+    submitted = []
+    two_cores = [{"Alive": True, "Resources": {"CPU": 2}}]
+    ray = types.SimpleNamespace(nodes=lambda: two_cores, cluster_resources=lambda: {"CPU": 2})
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(launch, "_submit", lambda ray, job, request, gpus: submitted.append(job.cpus) or job.name)
+    monkeypatch.setattr(launch, "_follow", lambda ray, run, running, *rest: running.clear())
+    request = TrainRequest(dataset=dataset, out=tmp_path / "run", targets=("pneumonia",), members=3, settings=ONE,
+                           address=address)  # fmt: skip
+    launch._run_on_ray(ray, request, RunPaths(tmp_path / "run"), lambda event: None)
+    assert submitted == shares
+
+
+def test_a_share_of_a_cpu_is_what_ray_is_asked_for(job, dataset):
+    asked = {}
+
+    class Task:
+        def options(self, **options):
+            asked.update(options)
+            return self
+
+        def remote(self, *words):
+            return words
+
+    ray = types.SimpleNamespace(nodes=list, remote=lambda **options: lambda function: Task())
+    for cpus, wanted in ((None, 1), (0.6666, 0.6666)):
+        one = dataclasses.replace(job, cpus=cpus)
+        launch._submit(ray, one, TrainRequest(dataset=dataset, out=job.paths.root), 0)
+        assert asked["num_cpus"] == wanted
