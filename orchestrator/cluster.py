@@ -21,18 +21,30 @@ from orchestrator.packing import ALWAYS_OUT, CHECKOUT
 log = logging.getLogger(__name__)
 
 # Measured reasons: workers run at nice 15 otherwise; `uv run` would start every worker through uv; a task that the
-# memory monitor kills would be retried for ever; the rest is noise on standard output or in the home folder.
+# memory monitor kills would be retried for ever; workers started in advance lack our tasks' environment and are never
+# used; the rest is noise on standard output or in the home folder.
 SETTINGS: Mapping[str, str] = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_SCHEDULER_EVENTS": "0",
     "RAY_worker_niceness": "0",
     "RAY_DISABLE_FAILURE_SIGNAL_HANDLER": "1",
+    "RAY_prestart_worker_first_driver": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
     "RAY_task_oom_retries": "2",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
+# Of a Ray of our own: nobody can reach it but this process, which reads neither metrics nor the list of tasks.
+OWN_SETTINGS: Mapping[str, str] = {
+    "RAY_AUTH_MODE": "disabled",  # loopback only, and gone with this process
+    "RAY_enable_metrics_collection": "0",
+    "RAY_task_events_report_interval_ms": "0",
+}
+# Processes that Ray (2.60) starts whether or not they are wanted: for a dashboard that is switched off, for adding
+# nodes to one machine, for logs that go to no driver. Ray waits two seconds for the first, and together they take a
+# quarter of a GiB and 2 % of a core for as long as the command runs.
+UNWANTED = ("start_api_server", "start_monitor", "start_log_monitor")
 JOB_MARK = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # set by Ray for the command of a submitted job
 LOCAL = "local"
 OBJECT_STORE_BYTES = 128 * 2**20  # pixels travel through the page cache, so Ray's own store stays small
@@ -41,11 +53,9 @@ OBJECT_STORE_BYTES = 128 * 2**20  # pixels travel through the page cache, so Ray
 @contextlib.contextmanager
 def connected(address: str | None = None) -> Iterator[ModuleType]:
     """Ray at `address`, else at RAY_ADDRESS, else one started in this process and ended with the block."""
-    for name, value in SETTINGS.items():
-        os.environ.setdefault(name, value)
     wanted = _wanted(address)
-    if own_cluster(address):
-        os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # loopback only, and gone with this process
+    for name, value in (SETTINGS | OWN_SETTINGS if own_cluster(address) else SETTINGS).items():
+        os.environ.setdefault(name, value)
     import ray
 
     if ray.is_initialized():
@@ -91,7 +101,8 @@ def _uninterrupted() -> Iterator[None]:
 def _start(ray: ModuleType, address: str) -> None:
     common = {"logging_level": "ERROR", "log_to_driver": False}
     if address == LOCAL:
-        ray.init(LOCAL, include_dashboard=False, object_store_memory=OBJECT_STORE_BYTES, **common)
+        with _fewer_processes():
+            ray.init(LOCAL, include_dashboard=False, object_store_memory=OBJECT_STORE_BYTES, **common)
         return
     try:
         ray.init(address, **common, **_code())
@@ -100,6 +111,24 @@ def _start(ray: ModuleType, address: str) -> None:
             f"No Ray cluster answers at {address!r} ({error}). Start one (`ray start --head`), correct --address or "
             "RAY_ADDRESS, or leave both out to work on this machine alone."
         ) from error
+
+
+@contextlib.contextmanager
+def _fewer_processes() -> Iterator[None]:
+    """Leave out what is UNWANTED. Ray has no setting for that; a version that names them otherwise starts them."""
+    try:
+        from ray._private.node import Node
+    except ImportError:
+        yield
+        return
+    there = {name: getattr(Node, name) for name in UNWANTED if hasattr(Node, name)}
+    for name in there:
+        setattr(Node, name, lambda self, *words, **more: None)
+    try:
+        yield
+    finally:
+        for name, method in there.items():
+            setattr(Node, name, method)
 
 
 def _code() -> dict[str, Any]:

@@ -8,7 +8,7 @@ import types
 
 import pytest
 
-from orchestrator.cluster import SETTINGS, ask_to_end, connected, end_tasks, own_cluster, require_room
+from orchestrator.cluster import OWN_SETTINGS, SETTINGS, ask_to_end, connected, end_tasks, own_cluster, require_room
 from tests.conftest import PROJECT
 
 
@@ -32,7 +32,7 @@ def fake_ray(nodes=(), fails=None):
 @pytest.fixture
 def clean(monkeypatch):
     """No settings of Ray's; what the test adds to the environment goes again."""
-    for name in [*SETTINGS, "RAY_ADDRESS", "RAY_AUTH_MODE"]:
+    for name in [*SETTINGS, *OWN_SETTINGS, "RAY_ADDRESS"]:
         monkeypatch.setenv(name, "")  # so that monkeypatch restores it whatever happens to it
         monkeypatch.delenv(name)
     return monkeypatch
@@ -77,11 +77,11 @@ def test_the_address_is_the_option_then_the_environment_then_here(clean, given, 
     assert ("object_store_memory" in calls[0][2]) == own_cluster(given) == (wanted == "local")
 
 
-def test_authentication_is_off_on_this_machine_alone(clean):
+def test_authentication_and_metrics_are_off_on_this_machine_alone(clean):
     begin(clean, fake_ray(), "10.0.0.1:6379")
-    assert "RAY_AUTH_MODE" not in os.environ
+    assert not set(OWN_SETTINGS) & set(os.environ)
     begin(clean, fake_ray())
-    assert os.environ["RAY_AUTH_MODE"] == "disabled"
+    assert {name: os.environ[name] for name in OWN_SETTINGS} == dict(OWN_SETTINGS)
 
 
 def test_it_is_ended_when_the_work_fails(clean):
@@ -168,3 +168,28 @@ def test_what_no_living_node_has_is_refused_with_what_there_is(cpus, gpus):
 def test_importing_the_launcher_does_not_import_ray():
     code = "import sys, orchestrator.launch; sys.exit('ray' in sys.modules or 'torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=PROJECT, timeout=120).returncode == 0
+
+
+HERE = """
+import os
+from orchestrator.cluster import UNWANTED, connected
+from tests.processes import command, descendants
+with connected() as ray:
+    from ray._private.node import Node
+    assert ray.get(ray.remote(lambda: os.getpid()).remote()) != os.getpid()
+    print(*(command(one) for one in descendants(os.getpid())), sep="\\n")
+    print(all(getattr(Node, name).__name__ == name for name in UNWANTED))
+"""
+
+
+@pytest.mark.ray
+def test_a_ray_of_its_own_has_no_process_that_nobody_needs():
+    """If a new version of Ray names them otherwise, this says so."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    done = subprocess.run([sys.executable, "-c", HERE], env=environment, cwd=PROJECT, capture_output=True, text=True)
+    lines = done.stdout.splitlines()
+    assert done.returncode == 0, done.stderr
+    assert lines[-1] == "True"  # and Ray is left as it was
+    assert any("raylet" in line for line in lines)
+    unwanted = [line for line in lines for word in ("dashboard.py", "monitor.py", "log_monitor") if word in line]
+    assert unwanted == []

@@ -35,3 +35,16 @@ def test_threads_and_gpus():
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc's malloc knows these variables")
 def test_freed_memory_is_used_again_without_page_faults():
     assert faults({}) > 5 * faults(process_environment(1, 0))
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc's malloc knows these variables")
+def test_very_large_blocks_go_back_to_the_system():
+    """Kept, they would fall to pieces: a training would take a third more memory than the network needs."""
+    code = """
+block, above = bytearray(b"1") * (256 * 2**20), bytearray(b"1") * (8 * 2**20)
+del block
+print(next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmRSS:")) // 1024)
+"""
+    environment = os.environ | process_environment(1, 0)
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, check=True)
+    assert int(done.stdout) < 128
