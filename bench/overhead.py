@@ -5,9 +5,7 @@ than 5 % longer, or where the targets were too short for that figure, which is o
 side is a pool of `python -c "run_job(...)"` over folders planned alike, with the same number at a time and the same
 environment. What is fair: both sides pay a fresh process and its imports for every target, since a script that trained
 all in one process would not be what is compared; planning, and Ray's start and end, are on the bill of `hilum train`
-alone. `hilum train` starts the next target's process while the others train, as no pool does; it is let in when one of
-them has ended, so that as many train at a time on both sides. Its dispatch may thus be less than nothing: the imports
-were done in somebody else's time. The sides alternate; medians are compared.
+alone. The sides alternate; medians are compared.
 """
 
 import argparse

@@ -26,10 +26,9 @@ from orchestrator.memory import estimate
 from orchestrator.places import address, publish, refresh
 from orchestrator.plan import Job, TrainRequest, plan_run
 from orchestrator.retries import INTERRUPTED, Retries
-from orchestrator.rounds import in_rounds
+from orchestrator.rounds import whole_rounds
 from orchestrator.sharing import definite_share, memory_request
 from orchestrator.storage import is_remote
-from orchestrator.turns import Turn, turns
 from orchestrator.worker import train_in_worker
 
 log = logging.getLogger(__name__)
@@ -51,13 +50,13 @@ def train_run(request: TrainRequest, on_event: OnEvent) -> list[dict[str, Any]]:
             _announce(jobs, on_event)
             _run_inline(request, run, jobs, on_event)
         else:
-            with connected(request.address) as ray, turns() as folder:
-                jobs = _run_on_ray(ray, request, run, folder, on_event)
+            with connected(request.address) as ray:
+                jobs = _run_on_ray(ray, request, run, on_event)
         names = [{"job": job.name, "slug": job.slug, "untuned": job.untuned} for job in jobs]
         return [read_json(job.paths.outcome) | name for job, name in zip(jobs, names, strict=True)]
 
 
-def _run_on_ray(ray: ModuleType, request: TrainRequest, run: RunPaths, folder: Path, on_event: OnEvent) -> list[Job]:
+def _run_on_ray(ray: ModuleType, request: TrainRequest, run: RunPaths, on_event: OnEvent) -> list[Job]:
     device = cluster_device(ray)
     jobs = plan_run(request, device)
     waiting = longest_first([job for job in jobs if not job.finished])
@@ -65,19 +64,18 @@ def _run_on_ray(ray: ModuleType, request: TrainRequest, run: RunPaths, folder: P
     if waiting:
         require_room(ray, max(job.config.threads * job.config.ranks for job in waiting), gpus)
     if own_cluster(request.address):
-        waiting = in_rounds(waiting, ray.nodes(), gpus)
+        waiting = whole_rounds(waiting, ray.nodes(), gpus)
     _announce(jobs, on_event)
     before = _resident_bytes()
     record(run, {"event": "begin", "jobs": [job.name for job in waiting], "driver_bytes": before})
     running: dict[Any, Job] = {}
     watches = {job.name: Watch(job) for job in waiting}
-    submit = partial(_submit, ray, request=request, gpus=gpus, folder=folder)
     try:
         for job in waiting:
             job.paths.outcome.unlink(missing_ok=True)
             publish(job.paths.root)
-            running[submit(job)] = job
-        _follow(ray, run, running, watches, on_event, submit)
+            running[_submit(ray, job, request, gpus)] = job
+        _follow(ray, run, running, watches, on_event, partial(_submit, ray, request=request, gpus=gpus))
     except KeyboardInterrupt:
         ask_to_end(ray, running, GRACE_SECONDS)
         raise
@@ -87,7 +85,7 @@ def _run_on_ray(ray: ModuleType, request: TrainRequest, run: RunPaths, folder: P
     return jobs
 
 
-def _submit(ray: ModuleType, job: Job, request: TrainRequest, gpus: float, folder: Path) -> Any:
+def _submit(ray: ModuleType, job: Job, request: TrainRequest, gpus: float) -> Any:
     """A process that has run nothing before and ends with the task: `max_calls=1` with an environment of its own."""
     environment = process_environment(job.config.threads, gpus) | {"HILUM_PROCESS": "training"}
     task = ray.remote(max_calls=1, max_retries=request.retries)(train_in_worker).options(
@@ -97,8 +95,7 @@ def _submit(ray: ModuleType, job: Job, request: TrainRequest, gpus: float, folde
         name=job.name,
         runtime_env={"env_vars": environment},
     )
-    turn = Turn(folder=str(folder), tokens=job.tokens) if job.tokens else None
-    return task.remote(address(request.dataset), address(job.paths.root), turn)
+    return task.remote(address(request.dataset), address(job.paths.root))
 
 
 def _memory(ray: ModuleType, job: Job, request: TrainRequest, gpus: float) -> int | None:
@@ -117,7 +114,7 @@ def _follow(
     submit: Callable[[Job], Any],
 ) -> None:
     """Wait for all, passing on what their files tell meanwhile."""
-    lifeline, retries = Lifeline(ray), Retries({name: watch.begun for name, watch in watches.items()})
+    lifeline, retries = Lifeline(ray), Retries()
     while running:
         lifeline.check()
         ready, _ = ray.wait(list(running), num_returns=len(running), timeout=POLL_SECONDS)

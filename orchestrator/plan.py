@@ -22,7 +22,6 @@ from orchestrator.reduction import REDUCED, as_reduced, as_wished
 from orchestrator.shared_plan import SHARED, SharedTask, shared_task
 from orchestrator.teaching import Material, sampler_weights, usable_views, write_targets
 from orchestrator.tuned import tuned_settings
-from orchestrator.turns import Tokens
 from pathologies.catalog import CHEXPERT_TARGETS, Pathology, find_pathology, load_catalog
 from pathologies.labels import LabelPolicy
 
@@ -62,7 +61,6 @@ class Job:
     shared: SharedTask | None = None  # what a shared network answers for; its slug is `shared`
     untuned: bool = False  # the run of --tuned has no settings of this finding
     cpus: float | None = None  # what it asks of Ray; none: one for each of its threads
-    tokens: Tokens | None = None  # what its process waits for before it trains; none: nothing
 
     @property
     def note(self) -> str:

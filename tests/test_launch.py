@@ -2,7 +2,6 @@
 
 import dataclasses
 import types
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +10,6 @@ from models.paths import RunPaths, TargetPaths, append_json_line, read_json, rea
 from orchestrator import launch
 from orchestrator.launch import Watch, train_run
 from orchestrator.plan import Job, TrainRequest, plan_run
-from orchestrator.turns import Tokens, Turn
 from tests.small_data import disc_films, write_dataset
 from tests.small_run import SETTINGS, train_inline
 
@@ -175,20 +173,20 @@ def test_an_outcome_that_is_there_stands(job: Job, answer):
 
 
 @pytest.mark.parametrize(("address", "shares"), [(None, [0.6666] * 3), ("10.0.0.1:6379", [None] * 3)])
-def test_only_on_a_ray_of_its_own_the_cores_are_shared(dataset, tmp_path, monkeypatch, address, shares):
+def test_the_last_round_shares_the_cores_of_a_ray_of_its_own_alone(dataset, tmp_path, monkeypatch, address, shares):
     submitted = []
     two_cores = [{"Alive": True, "Resources": {"CPU": 2}}]
     ray = types.SimpleNamespace(nodes=lambda: two_cores, cluster_resources=lambda: {"CPU": 2})
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    monkeypatch.setattr(launch, "_submit", lambda ray, job, **others: submitted.append(job.cpus) or job.name)
+    monkeypatch.setattr(launch, "_submit", lambda ray, job, request, gpus: submitted.append(job.cpus) or job.name)
     monkeypatch.setattr(launch, "_follow", lambda ray, run, running, *rest: running.clear())
     request = TrainRequest(dataset=dataset, out=tmp_path / "run", targets=("pneumonia",), members=3, settings=ONE,
                            address=address)  # fmt: skip
-    launch._run_on_ray(ray, request, RunPaths(tmp_path / "run"), tmp_path, lambda event: None)
+    launch._run_on_ray(ray, request, RunPaths(tmp_path / "run"), lambda event: None)
     assert submitted == shares
 
 
-def test_a_share_of_a_cpu_is_what_ray_is_asked_for_and_the_turn_is_handed_on(job, dataset):
+def test_a_share_of_a_cpu_is_what_ray_is_asked_for(job, dataset):
     asked = {}
 
     class Task:
@@ -200,8 +198,7 @@ def test_a_share_of_a_cpu_is_what_ray_is_asked_for_and_the_turn_is_handed_on(job
             return words
 
     ray = types.SimpleNamespace(nodes=list, remote=lambda **options: lambda function: Task())
-    request, turn = TrainRequest(dataset=dataset, out=job.paths.root), Turn(folder="here", tokens=Tokens(3, 6))
-    for cpus, tokens, wanted, given in ((None, None, 1, None), (0.6666, Tokens(3, 6), 0.6666, turn)):
-        one = dataclasses.replace(job, cpus=cpus, tokens=tokens)
-        assert launch._submit(ray, one, request, 0, Path("here"))[2] == given
+    for cpus, wanted in ((None, 1), (0.6666, 0.6666)):
+        one = dataclasses.replace(job, cpus=cpus)
+        launch._submit(ray, one, TrainRequest(dataset=dataset, out=job.paths.root), 0)
         assert asked["num_cpus"] == wanted

@@ -1,7 +1,5 @@
 """orchestrator/reduction.py, retries.py: out of memory, half the batch goes on, or the outcome says what it needs."""
 
-import dataclasses
-
 import pytest
 import torch
 
@@ -11,7 +9,6 @@ from models.paths import RunPaths, read_json, read_json_lines
 from orchestrator.plan import TrainRequest, plan_run
 from orchestrator.reduction import as_wished, halve
 from orchestrator.retries import MOST_INTERRUPTIONS, Retries
-from orchestrator.turns import Tokens
 from tests.small_data import make_dataset
 from tests.small_run import SETTINGS, train_inline
 
@@ -109,24 +106,3 @@ def test_interruptions_are_followed_but_not_for_ever(job):
     assert answers[0] == (job, "was asked to end, and goes on")
     assert answers[-1] is None
     assert [retries.again(job, status) for status in ("ok", "failed", "nan", "died", "hung")] == [None] * 5
-
-
-def test_memory_that_was_full_before_its_turn_makes_no_batch_smaller(job):
-    """A process that is ahead may be the one that dies for what others took: it is not to be judged by that."""
-    ahead = dataclasses.replace(job, cpus=0.6666, tokens=Tokens(1, 2))
-    retries = Retries({job.name: 0})
-    in_turn, why = retries.again(ahead, "oom")
-    assert (in_turn.cpus, in_turn.tokens, in_turn.config) == (None, Tokens(1, 2), job.config)
-    assert "before its turn" in why
-    smaller, _ = retries.again(in_turn, "oom")  # with room of its own, it was its own doing
-    assert smaller.config.batch_size == job.config.batch_size // 2
-
-
-def test_memory_that_was_full_after_its_turn_had_come_does(job):
-    ahead = dataclasses.replace(job, cpus=0.6666, tokens=Tokens(1, 2))
-    retries = Retries({job.name: 0})
-    job.paths.new_attempt()
-    assert retries.again(ahead, "interrupted")[0] == ahead
-    assert retries.again(ahead, "oom")[0] == dataclasses.replace(ahead, cpus=None)  # killed as it waited once more
-    job.paths.new_attempt()
-    assert retries.again(ahead, "oom")[0].config.batch_size == job.config.batch_size // 2
