@@ -42,8 +42,8 @@ OWN_SETTINGS: Mapping[str, str] = {
     "RAY_task_events_report_interval_ms": "0",
 }
 # Processes that Ray (2.60) starts whether or not they are wanted: for a dashboard that is switched off, for adding
-# nodes to one machine, for logs that go to no driver. Ray waits two seconds for the first, and together they take a
-# quarter of a GiB and 2 % of a core for as long as the command runs.
+# nodes to one machine, for logs that go to no driver. Ray waits two seconds for the first, and together they take 2 %
+# of a core for as long as the command runs.
 UNWANTED = ("start_api_server", "start_monitor", "start_log_monitor")
 JOB_MARK = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # set by Ray for the command of a submitted job
 LOCAL = "local"
@@ -115,20 +115,26 @@ def _start(ray: ModuleType, address: str) -> None:
 
 @contextlib.contextmanager
 def _fewer_processes() -> Iterator[None]:
-    """Leave out what is UNWANTED. Ray has no setting for that; a version that names them otherwise starts them."""
+    """Leave out what is UNWANTED, and of the agent what serves the dashboard, as where its packages are not installed.
+
+    Ray has no setting for either; of a version that names them otherwise, everything starts.
+    """
     try:
+        from ray._private import utils
         from ray._private.node import Node
     except ImportError:
         yield
         return
-    there = {name: getattr(Node, name) for name in UNWANTED if hasattr(Node, name)}
-    for name in there:
-        setattr(Node, name, lambda self, *words, **more: None)
+    wanted = {(Node, name): lambda self, *words, **more: None for name in UNWANTED}
+    wanted[utils, "get_dashboard_dependency_error"] = lambda: ImportError("the dashboard is off")
+    before = {(owner, name): getattr(owner, name) for owner, name in wanted if hasattr(owner, name)}
+    for owner, name in before:
+        setattr(owner, name, wanted[owner, name])
     try:
         yield
     finally:
-        for name, method in there.items():
-            setattr(Node, name, method)
+        for (owner, name), function in before.items():
+            setattr(owner, name, function)
 
 
 def _code() -> dict[str, Any]:
