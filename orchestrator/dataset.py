@@ -58,7 +58,10 @@ def load_dataset(path: Path | str) -> Dataset:
     paths = DatasetPaths(Path(path))
     if not paths.manifest.is_file():
         what = "is not complete: run its prepare again" if paths.shards.is_dir() else "has no manifest.json"
-        raise FileNotFoundError(f"No prepared data set at {paths.root}: it {what}. A data set is made by prepare.")
+        raise FileNotFoundError(
+            f"No prepared data set at {paths.root}: it {what}. Correct the path, or make it: "
+            f"`hilum prepare SOURCE --labels FILE --images FOLDER --out {paths.root}`."
+        )
     manifest = read_json(paths.manifest)
     if manifest.get("format") != FORMAT:
         raise ValueError(

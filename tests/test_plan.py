@@ -285,7 +285,7 @@ def test_a_data_set_may_move(dataset, tmp_path):
 
 
 def test_a_folder_that_is_no_data_set(tmp_path):
-    with pytest.raises(FileNotFoundError, match="No prepared data set"):
+    with pytest.raises(FileNotFoundError, match="No prepared data set.*`hilum prepare SOURCE"):
         plan(tmp_path, tmp_path / "run")
 
 
