@@ -97,8 +97,13 @@ def read_json_lines(path: Path | str) -> list[dict]:
     path = Path(path)
     if not path.is_file():
         return []
+    return parse_json_lines(path.read_text(encoding="utf-8", errors="replace"))
+
+
+def parse_json_lines(text: str) -> list[dict]:
+    """As `read_json_lines`, of a file's text or a part of it."""
     values = []
-    for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
+    for line in filter(None, text.split("\n")):
         with contextlib.suppress(json.JSONDecodeError):
             values.append(json.loads(line))
     return [value for value in values if isinstance(value, dict)]

@@ -11,6 +11,7 @@ import signal
 import sys
 import threading
 from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -40,11 +41,17 @@ OWN_SETTINGS: Mapping[str, str] = {
     "RAY_AUTH_MODE": "disabled",  # loopback only, and gone with this process
     "RAY_enable_metrics_collection": "0",
     "RAY_task_events_report_interval_ms": "0",
+    # How often Ray's agent looks for events to tell its dashboard of (10 times a second otherwise), and measures the
+    # machine for it; a float and two integers to Ray.
+    "EVENT_AGENT_REPORT_INTERVAL_SECONDS": "3600",
+    "SCAN_EVENT_DIR_INTERVAL_SECONDS": "3600",
+    "REPORTER_UPDATE_INTERVAL_MS": "3600000",
 }
 # Processes that Ray (2.60) starts whether or not they are wanted: for a dashboard that is switched off, for adding
 # nodes to one machine, for logs that go to no driver. Ray waits two seconds for the first, and together they take 2 %
 # of a core for as long as the command runs.
 UNWANTED = ("start_api_server", "start_monitor", "start_log_monitor")
+WORKER_START = Path(__file__).with_name("worker_start.py").resolve()
 JOB_MARK = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # set by Ray for the command of a submitted job
 LOCAL = "local"
 OBJECT_STORE_BYTES = 128 * 2**20  # pixels travel through the page cache, so Ray's own store stays small
@@ -101,7 +108,7 @@ def _uninterrupted() -> Iterator[None]:
 def _start(ray: ModuleType, address: str) -> None:
     common = {"logging_level": "ERROR", "log_to_driver": False}
     if address == LOCAL:
-        with _fewer_processes():
+        with _lean():
             ray.init(LOCAL, include_dashboard=False, object_store_memory=OBJECT_STORE_BYTES, **common)
         return
     try:
@@ -114,27 +121,29 @@ def _start(ray: ModuleType, address: str) -> None:
 
 
 @contextlib.contextmanager
-def _fewer_processes() -> Iterator[None]:
-    """Leave out what is UNWANTED, and of the agent what serves the dashboard, as where its packages are not installed.
+def _lean() -> Iterator[None]:
+    """Leave out what is UNWANTED, and of the agent what serves the dashboard, as where its packages are not installed;
+    begin workers with WORKER_START.
 
-    Ray has no setting for either; of a version that names them otherwise, everything starts.
+    Ray has no setting for any of it; what a version names otherwise stays as Ray has it.
     """
     try:
-        from ray._private import utils
+        from ray._private import ray_constants, utils
         from ray._private.node import Node
     except ImportError:
         yield
         return
-    wanted = {(Node, name): lambda self, *words, **more: None for name in UNWANTED}
+    wanted: dict[tuple[Any, str], Any] = {(Node, name): lambda self, *words, **more: None for name in UNWANTED}
     wanted[utils, "get_dashboard_dependency_error"] = lambda: ImportError("the dashboard is off")
+    wanted[ray_constants, "SETUP_WORKER_FILENAME"] = str(WORKER_START)  # joined to a folder: an absolute path stands
     before = {(owner, name): getattr(owner, name) for owner, name in wanted if hasattr(owner, name)}
     for owner, name in before:
         setattr(owner, name, wanted[owner, name])
     try:
         yield
     finally:
-        for (owner, name), function in before.items():
-            setattr(owner, name, function)
+        for (owner, name), value in before.items():
+            setattr(owner, name, value)
 
 
 def _code() -> dict[str, Any]:

@@ -16,7 +16,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from models.paths import DatasetPaths, RunPaths, append_json_line, read_json, read_json_lines, write_json
+from models.paths import DatasetPaths, RunPaths, append_json_line, read_json, write_json
 from models.persistence import Patience
 from orchestrator.cluster import ask_to_end, connected, end_tasks, own_cluster, require_room
 from orchestrator.effort import longest_first
@@ -29,10 +29,11 @@ from orchestrator.retries import INTERRUPTED, Retries
 from orchestrator.rounds import whole_rounds
 from orchestrator.sharing import definite_share, memory_request
 from orchestrator.storage import is_remote
+from orchestrator.watch import Watch
 from orchestrator.worker import train_in_worker
 
 log = logging.getLogger(__name__)
-POLL_SECONDS = 0.5
+POLL_SECONDS = 1.0
 GRACE_SECONDS = 10.0  # for the checkpoint of a training that is asked to end
 OnEvent = Callable[[dict[str, Any]], None]
 
@@ -109,7 +110,7 @@ def _follow(
     ray: ModuleType,
     run: RunPaths,
     running: dict[Any, Job],
-    watches: dict[str, "Watch"],
+    watches: dict[str, Watch],
     on_event: OnEvent,
     submit: Callable[[Job], Any],
 ) -> None:
@@ -207,33 +208,6 @@ def _train_here(request: TrainRequest, job: Job, on_epoch: OnEvent) -> str:
     status = train_away(str(request.dataset), where, on_epoch, own_process=False)
     refresh(job.paths.root, now=True)
     return status
-
-
-class Watch:
-    """What is new in the files of a job since the watch began: its start, and each epoch."""
-
-    def __init__(self, job: Job) -> None:
-        earlier = job.paths.newest_attempt()
-        self.job = job
-        self.begun = self.attempt = earlier.number if earlier else 0
-        self.epoch = 0
-        self.size = -1
-
-    def news(self) -> Iterator[dict[str, Any]]:
-        attempt = self.job.paths.newest_attempt()
-        if attempt is None or attempt.number == self.begun:  # the one of an earlier command: this job still waits
-            return
-        if attempt.number > self.attempt:
-            self.attempt, self.size = attempt.number, -1
-            yield {"event": "started", "job": self.job.name, "attempt": attempt.number}
-        size = attempt.history.stat().st_size if attempt.history.exists() else -1
-        if size == self.size:
-            return
-        self.size = size
-        for row in read_json_lines(attempt.history):
-            if row["epoch"] > self.epoch:
-                self.epoch = row["epoch"]
-                yield {"event": "epoch", "job": self.job.name, "row": row, "epochs": self.job.config.epochs}
 
 
 def _announce(jobs: list[Job], on_event: OnEvent) -> None:

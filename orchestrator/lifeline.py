@@ -9,7 +9,7 @@ import time
 from types import ModuleType
 
 LIMIT_SECONDS = 10.0  # of silence: longer than a head takes that is restarted with its memory kept elsewhere
-EVERY_SECONDS = 1.0
+EVERY_SECONDS = 2.0
 ANSWER_SECONDS = 3.0
 
 

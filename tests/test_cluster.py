@@ -175,11 +175,12 @@ import os
 from orchestrator.cluster import UNWANTED, connected
 from tests.processes import command, descendants
 with connected() as ray:
-    from ray._private import utils
+    from ray._private import ray_constants, utils
     from ray._private.node import Node
     assert ray.get(ray.remote(lambda: os.getpid()).remote()) != os.getpid()
     print(*(command(one) for one in descendants(os.getpid())), sep="\\n")
-    print(all(getattr(Node, name).__name__ == name for name in UNWANTED), utils.get_dashboard_dependency_error())
+    print(all(getattr(Node, name).__name__ == name for name in UNWANTED),
+          utils.get_dashboard_dependency_error(), ray_constants.SETUP_WORKER_FILENAME)
 """
 
 
@@ -190,7 +191,7 @@ def test_a_ray_of_its_own_has_no_process_that_nobody_needs():
     done = subprocess.run([sys.executable, "-c", HERE], env=environment, cwd=PROJECT, capture_output=True, text=True)
     lines = done.stdout.splitlines()
     assert done.returncode == 0, done.stderr
-    assert lines[-1] == "True None"  # and Ray is left as it was
-    assert any("raylet" in line for line in lines)
+    assert lines[-1] == "True None setup_worker.py"  # and Ray is left as it was
+    assert any("raylet" in line and "orchestrator/worker_start.py" in line for line in lines)
     unwanted = [line for line in lines for word in ("dashboard.py", "monitor.py", "log_monitor") if word in line]
     assert unwanted == []

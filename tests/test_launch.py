@@ -6,9 +6,9 @@ import types
 import numpy as np
 import pytest
 
-from models.paths import RunPaths, TargetPaths, append_json_line, read_json, read_json_lines, write_json
+from models.paths import RunPaths, read_json, read_json_lines, write_json
 from orchestrator import launch
-from orchestrator.launch import Watch, train_run
+from orchestrator.launch import train_run
 from orchestrator.plan import Job, TrainRequest, plan_run
 from tests.small_data import disc_films, write_dataset
 from tests.small_run import SETTINGS, train_inline
@@ -86,46 +86,6 @@ def test_one_driver_at_a_time(dataset, tmp_path):
 @pytest.fixture
 def job(dataset, tmp_path):
     return plan_run(TrainRequest(dataset=dataset, out=tmp_path / "run", targets=("pneumonia",)), "cpu")[0]
-
-
-def add_epoch(paths: TargetPaths, attempt: int, epoch: int) -> None:
-    append_json_line(paths.attempt(attempt).history, {"epoch": epoch})
-
-
-def news(watch):
-    return [(one["event"], one.get("attempt") or one["row"]["epoch"]) for one in watch.news()]
-
-
-def test_a_watch_tells_each_thing_once(job):
-    watch = Watch(job)
-    assert news(watch) == []
-    job.paths.new_attempt()
-    assert news(watch) == [("started", 1)]
-    add_epoch(job.paths, 1, 1)
-    add_epoch(job.paths, 1, 2)
-    assert news(watch) == [("epoch", 1), ("epoch", 2)]
-    assert news(watch) == []
-
-
-def test_a_watch_follows_a_retry_that_goes_on(job):
-    watch = Watch(job)
-    job.paths.new_attempt()
-    add_epoch(job.paths, 1, 1)
-    news(watch)
-    job.paths.new_attempt()
-    for epoch in (1, 2):
-        add_epoch(job.paths, 2, epoch)
-    assert news(watch) == [("started", 2), ("epoch", 2)]
-
-
-def test_a_job_that_waits_is_not_shown_by_what_an_earlier_command_left(job):
-    job.paths.new_attempt()
-    add_epoch(job.paths, 1, 1)
-    watch = Watch(job)
-    assert news(watch) == []
-    job.paths.new_attempt()
-    add_epoch(job.paths, 2, 1)
-    assert news(watch) == [("started", 2), ("epoch", 1)]
 
 
 class RayError(Exception):
