@@ -42,7 +42,7 @@ OWN_SETTINGS: Mapping[str, str] = {
     "RAY_enable_metrics_collection": "0",
     "RAY_task_events_report_interval_ms": "0",
     # How often Ray's agent looks for events to tell its dashboard of (10 times a second otherwise), and measures the
-    # machine for it; a float and two integers to Ray.
+    # machine for it.
     "EVENT_AGENT_REPORT_INTERVAL_SECONDS": "3600",
     "SCAN_EVENT_DIR_INTERVAL_SECONDS": "3600",
     "REPORTER_UPDATE_INTERVAL_MS": "3600000",

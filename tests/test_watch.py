@@ -1,5 +1,6 @@
 """orchestrator/watch.py: every start and epoch is told once, whatever becomes of the files."""
 
+import json
 import os
 
 import pytest
@@ -70,15 +71,32 @@ def test_a_line_is_told_when_it_is_whole(job):
     assert news(watch) == [("epoch", 2)]
 
 
-def test_a_history_that_was_cut_back_is_read_from_its_start(job):
-    """As a training does that goes on from a checkpoint of an earlier epoch; the file may have grown again since."""
+def rows(*epochs, **more):
+    return "".join(json.dumps({"epoch": epoch} | more) + "\n" for epoch in epochs)
+
+
+def test_a_history_that_was_replaced_is_read_from_its_start(job):
+    """As by a training that goes on from an earlier epoch's checkpoint; the file may have grown past its old size."""
     watch = Watch(job)
     history = job.paths.new_attempt().history
-    write_text(history, "".join(f'{{"epoch": {epoch}, "seconds": 1.25}}\n' for epoch in (1, 2, 3)))
+    write_text(history, rows(1, 2, 3, seconds=1.25))
     assert news(watch)[1:] == [("epoch", 1), ("epoch", 2), ("epoch", 3)]
-    write_text(history, '{"epoch": 1}\n')
+    size = history.stat().st_size
+    write_text(history, rows(1))
     assert news(watch) == []
-    write_text(history, "".join(f'{{"epoch": {epoch}, "seconds": 10.125}}\n' for epoch in (1, 2, 3, 4)))
+    write_text(history, rows(1, 2, 3, seconds=1.25))
+    assert news(watch) == []
+    write_text(history, rows(1, 2, 3, 4, 5, 6, 7))
+    assert len(rows(1, 2, 3, 4, 5, 6)) < size < history.stat().st_size  # from the old end on there is no whole line
+    assert news(watch) == [("epoch", epoch) for epoch in (4, 5, 6, 7)]
+
+
+def test_a_history_that_was_cut_in_its_place_is_read_from_its_start(job):
+    watch = Watch(job)
+    history = job.paths.new_attempt().history
+    history.write_text(rows(1, 2, 3))
+    news(watch)
+    history.write_text(rows(4))  # the same file to the system
     assert news(watch) == [("epoch", 4)]
 
 
