@@ -15,7 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from bench.loopback import Loopback, Part, below, command, end, started
-from models.paths import RunPaths, read_json
+from models.config import TrainConfig
+from models.paths import DatasetPaths, RunPaths, read_json
 from orchestrator.environment import process_environment
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -168,7 +169,8 @@ def deck(minutes: float, seed: int) -> Iterator[str]:
         counts = dict(WANTED)
 
 
-def plain_environment() -> dict[str, str]:
+def plain_environment(course: Course) -> dict[str, str]:
     """For a run without a cluster."""
     kept = {name: value for name, value in os.environ.items() if name not in ("RAY_ADDRESS", "PYTHONHASHSEED")}
-    return kept | process_environment(1, 0)
+    size = read_json(DatasetPaths(course.dataset).manifest)["size"]
+    return kept | process_environment(TrainConfig(**course.settings), 0, size)

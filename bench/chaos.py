@@ -85,7 +85,7 @@ def undisturbed(course: Course, out: Path) -> float:
 
     def one(slug: str) -> None:
         alone = replace(course, targets=(slug,), log=course.log.with_name(f"undisturbed-{slug}.log"))
-        process = alone.start(alone.command(out / slug, "--inline"), plain_environment())
+        process = alone.start(alone.command(out / slug, "--inline"), plain_environment(alone))
         try:
             code = process.wait()
         finally:

@@ -130,9 +130,9 @@ def bare(setup: Setup, steps: int) -> int:
     return peaks.own[child.pid]
 
 
-def trainers(dataset: Path, folder: Path, config: TrainConfig, count: int) -> Peaks:
+def trainers(dataset: Path, folder: Path, config: TrainConfig, size: int, count: int) -> Peaks:
     """So many jobs at once, each with a seed of its own."""
-    environment = os.environ | process_environment(config.threads, 0) | {"HILUM_PROCESS": "training"}
+    environment = os.environ | process_environment(config, 0, size) | {"HILUM_PROCESS": "training"}
     from tests.small_data import make_targets
 
     truth, children = np.load(dataset.parent / "truth.npy"), []
@@ -171,7 +171,7 @@ def run(config: TrainConfig, size: int, films: int, counts: Sequence[int], round
         for _ in range(rounds):
             alone.append(bare(setup, 1))
             for count in counts:
-                found[count].append(trainers(dataset, folder, config, count))
+                found[count].append(trainers(dataset, folder, config, size, count))
     return [
         Row(
             trainers=count,

@@ -23,7 +23,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from models.paths import RunPaths, read_json, read_json_lines
+from models.config import TrainConfig
+from models.paths import DatasetPaths, RunPaths, read_json, read_json_lines
 from orchestrator.environment import process_environment
 from orchestrator.plan import TrainRequest, plan_run
 from orchestrator.text import aligned
@@ -66,7 +67,8 @@ class Course:
 
 def environment(course: Course) -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
-    return kept | process_environment(1, 0)
+    size = read_json(DatasetPaths(course.dataset).manifest)["size"]
+    return kept | process_environment(TrainConfig(**course.settings()), 0, size)
 
 
 def plain_side(course: Course, out: Path) -> Timing:

@@ -12,6 +12,7 @@ from types import ModuleType
 from typing import Any
 
 from models.config import TrainConfig
+from models.paths import DatasetPaths, read_json
 from orchestrator import inspection, verdicts
 from orchestrator.cluster import connected
 from orchestrator.effort import effort, trained_films
@@ -215,7 +216,7 @@ def _measure(
 ) -> tuple[dict[str, float] | None, Check]:
     """Seconds of a step for every different kind of network, each in a process of its own."""
     seconds: dict[str, float] = {}
-    dataset = address(request.dataset)
+    dataset, size = address(request.dataset), read_json(DatasetPaths(request.dataset).manifest)["size"]
     for work in works:
         if _kind(work) in seconds:
             continue
@@ -223,7 +224,7 @@ def _measure(
         task = ray.remote(max_calls=1, max_retries=0)(inspection.measure_step).options(
             num_cpus=work.config.threads,
             num_gpus=wish.gpus,
-            runtime_env={"env_vars": process_environment(work.config.threads, wish.gpus)},
+            runtime_env={"env_vars": process_environment(work.config, wish.gpus, size)},
         )
         try:
             seconds[_kind(work)] = ray.get(task.remote(dataset, settings), timeout=STEP_SECONDS)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from models.config import TrainConfig
 from models.paths import read_json, read_json_lines
 from models.targets import Targets
-from orchestrator.memory import COUNTED_SIZE, activation_bytes
+from orchestrator.memory import film_bytes
 from orchestrator.plan import Job
 
 FORWARD_SHARE = 1 / 3  # of a training step's time: the backward pass costs about twice the forward pass
@@ -34,7 +34,7 @@ def film_cost(config: TrainConfig, size: int) -> float:
 
     A stand-in for time, right to about a factor of two between backbones, and better than none between sizes.
     """
-    return activation_bytes(config.backbone) * ((config.image_size or size) / COUNTED_SIZE) ** 2
+    return film_bytes(config, size)
 
 
 def longest_first(jobs: Sequence[Job]) -> list[Job]:

@@ -69,14 +69,14 @@ def _run_on_ray(ray: ModuleType, request: TrainRequest, run: RunPaths, on_event:
     _announce(jobs, on_event)
     before = _resident_bytes()
     record(run, {"event": "begin", "jobs": [job.name for job in waiting], "driver_bytes": before})
-    running: dict[Any, Job] = {}
+    submit, running = Submission(ray, request, gpus), {}
     watches = {job.name: Watch(job) for job in waiting}
     try:
         for job in waiting:
             job.paths.outcome.unlink(missing_ok=True)
             publish(job.paths.root)
-            running[_submit(ray, job, request, gpus)] = job
-        _follow(ray, run, running, watches, on_event, partial(_submit, ray, request=request, gpus=gpus))
+            running[submit(job)] = job
+        _follow(ray, run, running, watches, on_event, submit)
     except KeyboardInterrupt:
         ask_to_end(ray, running, GRACE_SECONDS)
         raise
@@ -86,24 +86,34 @@ def _run_on_ray(ray: ModuleType, request: TrainRequest, run: RunPaths, on_event:
     return jobs
 
 
-def _submit(ray: ModuleType, job: Job, request: TrainRequest, gpus: float) -> Any:
-    """A process that has run nothing before and ends with the task: `max_calls=1` with an environment of its own."""
-    environment = process_environment(job.config.threads, gpus) | {"HILUM_PROCESS": "training"}
-    task = ray.remote(max_calls=1, max_retries=request.retries)(train_in_worker).options(
-        num_cpus=job.cpus or job.config.threads * job.config.ranks,
-        num_gpus=gpus,
-        memory=_memory(ray, job, request, gpus),
-        name=job.name,
-        runtime_env={"env_vars": environment},
-    )
-    return task.remote(address(request.dataset), address(job.paths.root))
+class Submission:
+    """Hands jobs to Ray, each for a process that has run nothing before and ends with it.
 
+    That takes `max_calls=1` and an environment of its own. The function is one for all jobs of the run: Ray schedules
+    each function by itself, and twelve hundred of them cost it four times as much a job as a hundred and twenty.
+    """
 
-def _memory(ray: ModuleType, job: Job, request: TrainRequest, gpus: float) -> int | None:
-    """Bytes that Ray reserves for the job; none where no node tells of its memory."""
-    sizes = read_json(DatasetPaths(request.dataset).manifest)
-    host = estimate(job.config, sizes["size"], sizes["images"]).host * job.config.ranks
-    return memory_request(ray.nodes(), job.config, gpus, host) or None
+    def __init__(self, ray: ModuleType, request: TrainRequest, gpus: float) -> None:
+        self.ray, self.gpus, self.dataset = ray, gpus, address(request.dataset)
+        self.size, self.films = (read_json(DatasetPaths(request.dataset).manifest)[name] for name in ("size", "images"))
+        self.train = ray.remote(max_calls=1, max_retries=request.retries)(train_in_worker)
+
+    def __call__(self, job: Job) -> Any:
+        """Ray's reference to the job's status."""
+        environment = process_environment(job.config, self.gpus, self.size) | {"HILUM_PROCESS": "training"}
+        task = self.train.options(
+            num_cpus=job.cpus or job.config.threads * job.config.ranks,
+            num_gpus=self.gpus,
+            memory=self._memory(job),
+            name=job.name,
+            runtime_env={"env_vars": environment},
+        )
+        return task.remote(self.dataset, address(job.paths.root))
+
+    def _memory(self, job: Job) -> int | None:
+        """Bytes that Ray reserves for the job; none where no node tells of its memory."""
+        host = estimate(job.config, self.size, self.films).host * job.config.ranks
+        return memory_request(self.ray.nodes(), job.config, self.gpus, host) or None
 
 
 def _follow(

@@ -66,9 +66,8 @@ class Estimate:
 
 def estimate(config: TrainConfig, image_size: int, films: int) -> Estimate:
     """`image_size`: the data set's, unless the config has one; `films`: rows of the data set."""
-    weights, activations, basis = _backbone(config.backbone)
-    size = config.image_size or image_size
-    batch = config.batch_size * (size / COUNTED_SIZE) ** 2 * activations * MIB
+    weights, _, basis = _backbone(config.backbone)
+    batch = config.batch_size * film_bytes(config, image_size)
     cuda = config.device.startswith("cuda")
     if cuda and config.precision == "bf16":
         batch *= 0.6  # most activations in two bytes; norms, loss and the copies of the weights stay at four
@@ -87,9 +86,9 @@ def estimate(config: TrainConfig, image_size: int, films: int) -> Estimate:
     )
 
 
-def activation_bytes(backbone: str) -> float:
-    """What one film of 224 pixels a side leaves for the backward pass in fp32."""
-    return _backbone(backbone)[1] * MIB
+def film_bytes(config: TrainConfig, image_size: int) -> float:
+    """What one film leaves for the backward pass in fp32; `image_size` as in `estimate`."""
+    return _backbone(config.backbone)[1] * MIB * ((config.image_size or image_size) / COUNTED_SIZE) ** 2
 
 
 def cache_bytes(films: int, size: int) -> int:

@@ -115,7 +115,8 @@ class FileSearcher(Searcher):
 
 def submit_search(ray: Any, search: Search, gpus: float, deadline: float | None) -> Any:
     """Start one finding's Tuner in a process of its own that holds no CPU; its trials inherit the environment."""
-    environment = process_environment(search.config().threads, gpus) | ENVIRONMENT
+    size = search.material.dataset.manifest["size"]
+    environment = process_environment(search.config(), gpus, size) | ENVIRONMENT
     environment["HILUM_RUN"] = str(search.paths.run.root.resolve())
     task = ray.remote(num_cpus=0, max_calls=1, max_retries=2)(search_in_worker).options(
         name=f"search/{search.slug}", runtime_env={"env_vars": environment}

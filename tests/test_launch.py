@@ -138,7 +138,7 @@ def test_the_last_round_shares_the_cores_of_a_ray_of_its_own_alone(dataset, tmp_
     two_cores = [{"Alive": True, "Resources": {"CPU": 2}}]
     ray = types.SimpleNamespace(nodes=lambda: two_cores, cluster_resources=lambda: {"CPU": 2})
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    monkeypatch.setattr(launch, "_submit", lambda ray, job, request, gpus: submitted.append(job.cpus) or job.name)
+    monkeypatch.setattr(launch, "Submission", lambda *words: lambda job: submitted.append(job.cpus) or job.name)
     monkeypatch.setattr(launch, "_follow", lambda ray, run, running, *rest: running.clear())
     request = TrainRequest(dataset=dataset, out=tmp_path / "run", targets=("pneumonia",), members=3, settings=ONE,
                            address=address)  # fmt: skip
@@ -146,8 +146,8 @@ def test_the_last_round_shares_the_cores_of_a_ray_of_its_own_alone(dataset, tmp_
     assert submitted == shares
 
 
-def test_a_share_of_a_cpu_is_what_ray_is_asked_for(job, dataset):
-    asked = {}
+def test_every_job_asks_for_its_share_and_all_are_one_function_to_ray(job, dataset):
+    asked, functions = {}, []
 
     class Task:
         def options(self, **options):
@@ -157,8 +157,9 @@ def test_a_share_of_a_cpu_is_what_ray_is_asked_for(job, dataset):
         def remote(self, *words):
             return words
 
-    ray = types.SimpleNamespace(nodes=list, remote=lambda **options: lambda function: Task())
+    ray = types.SimpleNamespace(nodes=list, remote=lambda **options: lambda one: functions.append(one) or Task())
+    submit = launch.Submission(ray, TrainRequest(dataset=dataset, out=job.paths.root), 0)
     for cpus, wanted in ((None, 1), (0.6666, 0.6666)):
-        one = dataclasses.replace(job, cpus=cpus)
-        launch._submit(ray, one, TrainRequest(dataset=dataset, out=job.paths.root), 0)
+        submit(dataclasses.replace(job, cpus=cpus))
         assert asked["num_cpus"] == wanted
+    assert functions == [launch.train_in_worker]
