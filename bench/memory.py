@@ -8,14 +8,16 @@ trainer's own peak is above 1.15 times the bare loop's. Linux only: it reads /pr
 """
 
 import argparse
+import contextlib
 import os
+import signal
 import statistics
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -32,7 +34,9 @@ from orchestrator.text import aligned
 OF_BARE, OF_FILE = 1.15, 1.02
 JOB = "import sys; from pathlib import Path; from models.job import run_job; run_job(*map(Path, sys.argv[1:]))"
 COLUMNS = ("trainers", "own peak MiB", "of the bare loop", "cache of its file", "all together MiB")
-PAUSE = 0.1  # seconds between two looks at a process
+PAUSE = 0.1  # seconds between two looks at the processes, at least
+LOOK = 3  # times as long as a look takes are they left alone: a look at four of 2 GiB takes most of a second
+STOPS_WITHIN = 1.0  # seconds; one that waits for a disk takes longer
 MIB = 2**20
 
 
@@ -69,29 +73,53 @@ class Row:
 
 def sizes(process: int, mapped: str = "") -> tuple[int, int]:
     """(PSS, that of the mapping of the file `mapped`) in bytes; zeros for a process that has ended."""
+    whole = cache = 0
     try:
-        with open(f"/proc/{process}/smaps_rollup", encoding="ascii") as stream:
-            whole = next((int(line.split()[1]) for line in stream if line.startswith("Pss:")), 0) * 1024
-        return whole, mapping(process, mapped) if mapped else 0
+        # of a process with 2 GiB a tenth of a second, in which it stands still: `smaps` tells both at once
+        with open(f"/proc/{process}/{'smaps' if mapped else 'smaps_rollup'}", encoding="utf-8") as stream:
+            inside = False
+            for line in stream:
+                if line.startswith("Pss:"):
+                    size = int(line.split()[1]) * 1024
+                    whole, cache = whole + size, cache + size * inside
+                elif mapped and not line.partition(" ")[0].endswith(":"):  # the head of the next mapping
+                    inside = line.rstrip().endswith(mapped)
     except OSError:
         return 0, 0
+    return whole, cache
 
 
-def mapping(process: int, path: str) -> int:
-    total, inside = 0, False
-    with open(f"/proc/{process}/smaps", encoding="utf-8") as stream:
-        for line in stream:
-            if line.partition(" ")[0].endswith(":"):
-                if inside and line.startswith("Pss:"):
-                    total += int(line.split()[1]) * 1024
-            else:  # the head of the next mapping
-                inside = line.rstrip().endswith(path)
-    return total
+@contextlib.contextmanager
+def held(children: Sequence[subprocess.Popen]) -> Iterator[None]:
+    """Stop all meanwhile: a page that one maps after another's share of it was read would count more than once."""
+    try:
+        for child in children:
+            child.send_signal(signal.SIGSTOP)
+        deadline = time.monotonic() + STOPS_WITHIN
+        while any(state(child.pid) not in "TXZ" for child in children) and time.monotonic() < deadline:
+            time.sleep(0.001)
+        yield
+    finally:
+        for child in children:
+            child.send_signal(signal.SIGCONT)
+
+
+def state(process: int) -> str:
+    """Its letter of proc(5); X for one that is gone."""
+    try:
+        with open(f"/proc/{process}/stat", encoding="utf-8") as stream:
+            return stream.read().rpartition(")")[2].split()[0]
+    except OSError:
+        return "X"
 
 
 def watch(children: Sequence[subprocess.Popen], mapped: str, peaks: Peaks, done: threading.Event) -> None:
-    while not done.wait(PAUSE):
-        seen = {child.pid: sizes(child.pid, mapped) for child in children}
+    pause = PAUSE
+    while not done.wait(pause):
+        began = time.monotonic()
+        with held(children if len(children) > 1 else ()):
+            seen = {child.pid: sizes(child.pid, mapped) for child in children}
+        pause = max(PAUSE, LOOK * (time.monotonic() - began))
         for process, (whole, cache) in seen.items():
             peaks.own[process] = max(peaks.own.get(process, 0), whole - cache)
         peaks.cache = max(peaks.cache, sum(cache for _, cache in seen.values()))

@@ -2,6 +2,9 @@
 
 import mmap
 import os
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pandas as pd
@@ -49,6 +52,25 @@ def test_a_mapped_file_counts_as_far_as_it_was_read(tmp_path):
     assert before < after == MIB < whole
     assert memory.sizes(os.getpid(), str(path))[1] == 0
     assert memory.sizes(2**22 + 1) == (0, 0)
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/stat"), reason="needs Linux")
+def test_processes_stand_still_while_their_memory_is_counted():
+    """Also beside one that has ended; afterwards they go on."""
+    busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(2)]
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    try:
+        with memory.held([*busy, ended]):
+            assert [memory.state(one.pid) for one in (*busy, ended)] == ["T", "T", "X"]
+        deadline = time.monotonic() + 10
+        while any(memory.state(one.pid) == "T" for one in busy) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert all(memory.state(one.pid) in "RS" for one in busy)
+    finally:
+        for one in busy:
+            one.kill()
+            one.wait()
 
 
 def test_a_gpu_is_judged_by_the_limit_and_by_one_alone():
