@@ -4,10 +4,11 @@ In: `pneumoniamnist.npz` (HILUM_TEST_DATA) and a folder (--work), in which data 
 finished there is used again. Out: AUC and accuracy on the official test part of five networks that differ in their seed
 alone, and of three groups of members without a common network.
 
-Which of CANDIDATES is trained, and the threshold, come from predictions for films that the network has not seen: five
-folds over the official training and validation parts together. The test part is read once, at the end; each reading is
-appended to `pneumoniamnist_reads.jsonl` beside this file. The films have no patient numbers: each counts as a patient
-of its own, so the intervals are narrower than they should be where a child has several films.
+Which of CANDIDATES is trained, and the threshold, come from predictions for films that the network has not seen: three
+folds over the official training and validation parts together. Two candidates and nine networks are what two cores
+without bf16 train in the stated time. The test part is read once, at the end; each reading is appended to
+`pneumoniamnist_reads.jsonl` beside this file. The films have no patient numbers: each counts as a patient of its own,
+so the intervals are narrower than they should be where a child has several films.
 """
 
 import argparse
@@ -38,19 +39,17 @@ from pathologies.shared_splits import share_split
 DATA = Path(os.environ.get("HILUM_TEST_DATA", "../shared/data")) / "pneumoniamnist.npz"
 READS = Path(__file__).with_name("pneumoniamnist_reads.jsonl")
 SALT = "pneumoniamnist"  # the data are public: it hides nothing
-FOLDS, SIZE, SINGLES, GROUPS, GROUP_SIZE = 5, 56, 5, 3, 5
+FOLDS, SIZE, SINGLES, GROUPS, GROUP_SIZE = 3, 56, 5, 3, 3
 MEMBERS = GROUPS * GROUP_SIZE
 SINGLE_AUC, SINGLE_ACCURACY, ENSEMBLE_AUC, MINUTES = 0.980, 0.92, 0.987, 90
 COMMON = {
-    "backbone": "resnet10t", "epochs": "16", "batch_size": "64", "learning_rate": "3e-3", "rotation": "12",
-    "translation": "0.1", "scaling": "0.15",
+    "backbone": "resnet10t", "epochs": "12", "batch_size": "64", "learning_rate": "3e-3", "rotation": "12",
+    "translation": "0.1", "scaling": "0.15", "averaging": "0.99",
 }  # fmt: skip
 # What is tried, each for its reason; the lowest log loss on unseen films is taken.
 CANDIDATES: Mapping[str, dict[str, str]] = {
     "plain": {},
-    "averaged": {"averaging": "0.99"},  # a moving average of the weights
-    "mixed": {"averaging": "0.99", "mixup": "0.2", "erasing": "0.25"},  # and films that are blended and blanked
-    "exposure": {"averaging": "0.99", "brightness": "0.4", "contrast": "0.4", "noise": "0.1"},  # and other exposures
+    "exposure": {"brightness": "0.4", "contrast": "0.4", "noise": "0.1"},  # films as other machines expose them
 }
 PUBLISHED = [  # Yang et al. 2023 table 3; Doerrich et al. 2025 for the probe of DINO
     ("ResNet-18, 28 px", 0.944, 0.854),
@@ -72,7 +71,7 @@ class Choice:
 
 def main(words: list[str] | None = None) -> int:
     options = parse(words)
-    started = time.monotonic()
+    started, resumed = time.monotonic(), (options.work / "runs").exists()
     films = write_films(options)
     choice = choose(options, films)
     run = train(options, final_dataset(options, films), f"final-{choice.candidate}", [choice.candidate] * MEMBERS)
@@ -83,6 +82,8 @@ def main(words: list[str] | None = None) -> int:
     minutes = (time.monotonic() - started) / 60
     print(f"\n'{choice.candidate}', threshold {choice.threshold:.3f}: AUC {choice.auc:.4f} and accuracy "
           f"{choice.accuracy:.4f} on unseen films. All of it took {minutes:.0f} min.")  # fmt: skip
+    if resumed:
+        faults.append(f"the time: {options.work} held networks of an earlier call; a new folder shows it")
     if minutes > MINUTES:
         faults.append(f"{minutes:.0f} minutes, at most {MINUTES} are stated")
     print("\n".join(["", "Not reached:", *faults]) if faults else "\nEvery stated figure is reached.")
