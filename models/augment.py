@@ -14,6 +14,7 @@ from models.resident import send
 
 STREAM = 1  # keeps these draws apart from those of the film order
 MIXUP_STREAM = 3
+KIND_STREAMS = {"affine": 4, "intensity": 5, "noise": 6}  # of their own, so that a share of 1 leaves the others alone
 
 
 def augment(batch: Tensor, config: TrainConfig, place: tuple[int, int, int]) -> Tensor:
@@ -21,15 +22,16 @@ def augment(batch: Tensor, config: TrainConfig, place: tuple[int, int, int]) -> 
     draws = np.random.default_rng([STREAM, *place])
     n = len(batch)
     chosen = draws.random(n) < config.augment_probability
-    theta = send(_affine(draws, n, config, chosen), batch.device)
-    shift = draws.uniform(-config.brightness, config.brightness, n) * chosen
-    factor = 1 + draws.uniform(-config.contrast, config.contrast, n) * chosen
+    affine, intensity, noise = (chosen & _drawn(kind, n, config, place) for kind in KIND_STREAMS)
+    theta = send(_affine(draws, n, config, affine), batch.device)
+    shift = draws.uniform(-config.brightness, config.brightness, n) * intensity
+    factor = 1 + draws.uniform(-config.contrast, config.contrast, n) * intensity
     grid = _grid(theta, batch)
     # "border" repeats the letterbox's black or the film's own edge; zeros would paint mid-grey wedges
     moved = functional.grid_sample(batch, grid, mode="bilinear", padding_mode="border", align_corners=False)
     changed = moved.mul_(_column(factor, batch)).add_(_column(shift, batch))
     if config.noise:
-        level = draws.uniform(0, config.noise, n) * chosen
+        level = draws.uniform(0, config.noise, n) * noise
         changed = changed + _column(level, batch) * _noise(batch, int(draws.integers(2**62)))
     if config.erasing:
         changed = changed.masked_fill(_rectangles(draws, batch, config.erasing), 0.0)  # 0 is the mean of all pixels
@@ -37,13 +39,22 @@ def augment(batch: Tensor, config: TrainConfig, place: tuple[int, int, int]) -> 
 
 
 def mixup(batch: Tensor, truth: Tensor, config: TrainConfig, place: tuple[int, int, int]) -> tuple[Tensor, Tensor]:
-    """Blend every film and its target with another of the batch (Zhang et al. 2018)."""
+    """Blend every film and its target with another of the batch (Zhang et al. 2018), in `mixup_probability` of them."""
     if not config.mixup:
         return batch, truth
     draws = np.random.default_rng([MIXUP_STREAM, *place])
     share = float(draws.beta(config.mixup, config.mixup))
-    partner = send(draws.permutation(len(batch)), batch.device)
+    partner = draws.permutation(len(batch))
+    if draws.random() >= config.mixup_probability:
+        return batch, truth
+    partner = send(partner, batch.device)
     return batch.lerp(batch[partner], 1 - share), truth.lerp(truth[partner], 1 - share)
+
+
+def _drawn(kind: str, n: int, config: TrainConfig, place: tuple[int, int, int]) -> np.ndarray:
+    """N truth values: the films that get this kind of change."""
+    share = getattr(config, f"{kind}_probability")
+    return np.random.default_rng([KIND_STREAMS[kind], *place]).random(n) < share
 
 
 def _grid(theta: Tensor, batch: Tensor) -> Tensor:

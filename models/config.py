@@ -50,7 +50,11 @@ AT_LEAST: Mapping[str, float] = {
 }
 # How a training is kept safe: no part of what it computes, so they may change at any time.
 UPKEEP = ("checkpoint_minutes", "watchdog_minutes", "storage_minutes")
-SHARES = ("dropout", "label_smoothing", "augment_probability", "warmup", "scaling", "contrast", "erasing", "averaging")
+KINDS = ("affine_probability", "intensity_probability", "noise_probability", "mixup_probability")
+SHARES = ("dropout", "label_smoothing", "augment_probability", "warmup", "scaling", "contrast", "erasing", "averaging",
+          *KINDS)  # fmt: skip
+# Fields that a run of before may not know: at their default they leave its digest, and so its networks, as they are.
+LATER = ("snapshots", *KINDS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +92,11 @@ class TrainConfig:
     noise: float = 0.0  # augmentation: largest standard deviation of added noise, in those of the pixels
     erasing: float = 0.0  # augmentation: share of the films in which a rectangle is blanked (Zhong et al. 2020)
     augment_probability: float = 0.9  # share of the training films that are augmented at all
+    affine_probability: float = 1.0  # share of the augmented films that are turned, shifted and scaled
+    intensity_probability: float = 1.0  # share of the augmented films whose brightness and contrast change
+    noise_probability: float = 1.0  # share of the augmented films that get noise
     mixup: float = 0.0  # alpha of mixup (Zhang et al. 2018): films and targets are blended in pairs; 0: none
+    mixup_probability: float = 1.0  # share of the batches that are blended
     patience: int = 0  # stop after so many epochs without a better select score; 0: never
     seed: int = 0  # member k of a run uses seed + k
     threads: int = 1  # CPU threads of the training process
@@ -131,8 +139,8 @@ class TrainConfig:
         return dataclasses.asdict(self)
 
     def digest(self) -> str:
-        """Hash of the fields that shape the weights: its upkeep does not, nor no snapshots."""
-        left_out = UPKEEP if self.snapshots else (*UPKEEP, "snapshots")
+        """Hash of the fields that shape the weights: its upkeep does not, nor do LATER fields at their default."""
+        left_out = (*UPKEEP, *(name for name in LATER if getattr(self, name) == getattr(TrainConfig, name)))
         fields = {name: value for name, value in self.to_dict().items() if name not in left_out}
         return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:16]
 

@@ -77,6 +77,34 @@ def test_erasing_blanks_one_rectangle_of_some_films():
     assert torch.equal(film, film.any(1, keepdim=True) * film.any(0, keepdim=True))
 
 
+@pytest.mark.parametrize(
+    ("kind", "strength"),
+    [("affine", {"translation": 0.3}), ("intensity", {"contrast": 0.5}), ("noise", {"noise": 0.5})],
+)
+def test_each_kind_of_change_has_its_share_of_the_films(kind, strength):
+    config = TrainConfig(**{**STILL, **strength}, augment_probability=0.5, **{f"{kind}_probability": 0.4})
+    batch = films(2000, 8)
+    changed = ((augment(batch, config, (0, 0, 0)) - batch).abs().amax((1, 2, 3)) > 1e-3).float()
+    assert 0.16 < changed.mean() < 0.24, "a share of those that are augmented at all"
+    assert torch.equal(augment(batch, config, (0, 0, 0)), augment(batch, config, (0, 0, 0)))
+
+
+def test_a_kind_that_is_left_out_leaves_the_draws_of_the_others():
+    with_noise = TrainConfig(noise=0.5, noise_probability=0.0, affine_probability=0.5)
+    torch.testing.assert_close(
+        augment(films(), with_noise, (0, 0, 0)), augment(films(), TrainConfig(affine_probability=0.5), (0, 0, 0))
+    )
+
+
+def test_mixup_has_its_share_of_the_batches():
+    batch, truth, config = films(2), torch.tensor([1.0, 0]), TrainConfig(mixup=0.4, mixup_probability=0.3)
+    blended = [mixup(batch, truth, config, (0, 0, step))[0] is not batch for step in range(1000)]
+    assert 250 < sum(blended) < 350
+    step = blended.index(True)
+    always = mixup(batch, truth, TrainConfig(mixup=0.4), (0, 0, step))[0]
+    assert torch.equal(mixup(batch, truth, config, (0, 0, step))[0], always)
+
+
 def test_mixup_blends_films_and_targets_alike():
     batch, truth = films(8), torch.tensor([1.0, 0, 0, 1, 0, 1, 0, 0])
     mixed, targets = mixup(batch, truth, TrainConfig(mixup=0.4), (0, 0, 3))
