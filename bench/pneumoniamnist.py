@@ -82,10 +82,7 @@ def main(words: list[str] | None = None) -> int:
     minutes = (time.monotonic() - started) / 60
     print(f"\n'{choice.candidate}', threshold {choice.threshold:.3f}: AUC {choice.auc:.4f} and accuracy "
           f"{choice.accuracy:.4f} on unseen films. All of it took {minutes:.0f} min.")  # fmt: skip
-    if resumed:
-        faults.append(f"the time: {options.work} held networks of an earlier call; a new folder shows it")
-    if minutes > MINUTES:
-        faults.append(f"{minutes:.0f} minutes, at most {MINUTES} are stated")
+    faults += time_faults(minutes, resumed)
     print("\n".join(["", "Not reached:", *faults]) if faults else "\nEvery stated figure is reached.")
     return int(bool(options.check and faults))
 
@@ -244,6 +241,12 @@ def judge(films: pd.DataFrame, logits: np.ndarray, choice: Choice) -> tuple[list
         (together.value > single.value, "the ensemble is not above the single networks"),
     ]
     return rows, [text for reached, text in stated if not reached]
+
+
+def time_faults(minutes: float, resumed: bool) -> list[str]:
+    if resumed:
+        return ["the time is not known: the work folder held networks of an earlier call"]
+    return [f"{minutes:.0f} minutes, at most {MINUTES} are stated"] if minutes > MINUTES else []
 
 
 def shown(one: Interval) -> str:

@@ -1,0 +1,84 @@
+"""The benchmark on PneumoniaMNIST: what chooses, what is judged, and that no label of the test part is within reach."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from bench import pneumoniamnist as bench
+from bench.pneumoniamnist import Choice, equal_error, judge, time_faults
+
+CHOICE = Choice(candidate="plain", threshold=0.5, auc=0.99, accuracy=0.95)
+
+
+@pytest.fixture
+def options(tmp_path, monkeypatch):
+    draws = np.random.default_rng(0)
+    parts = {"train": 40, "val": 12, "test": 9}
+    arrays = {f"{part}_images": draws.integers(0, 256, (n, 28, 28), dtype=np.uint8) for part, n in parts.items()}
+    arrays |= {f"{part}_labels": draws.integers(0, 2, (n, 1)) for part, n in parts.items()}
+    np.savez(tmp_path / "films.npz", **arrays)
+    monkeypatch.setattr(bench, "DATA", tmp_path / "films.npz")
+    return bench.parse(["--work", str(tmp_path / "work")])
+
+
+def labels_of(dataset):
+    return pd.read_parquet(dataset / "labels.parquet").set_index("image_id")["pneumonia"]
+
+
+def parts_of(dataset):
+    return pd.read_csv(dataset / "split.csv").set_index("image_id")["part"]
+
+
+def test_every_film_but_those_of_the_test_part_is_unseen_once(options):
+    films = bench.write_films(options)
+    parts = [parts_of(bench.fold_dataset(options, films, fold)) for fold in range(bench.FOLDS)]
+    unseen = pd.concat([part[part == "calibrate"] for part in parts]).index
+    assert sorted(unseen) == sorted(films.loc[films["split"] != "test", "path"])
+    assert {"train", "select", "calibrate"} == set(pd.concat(parts))
+
+
+def test_the_labels_of_the_test_part_are_not_prepared(options):
+    films = bench.write_films(options)
+    dataset = bench.final_dataset(options, films)
+    parts = parts_of(dataset)
+    official = films.set_index("path")["split"].map({"train": "train", "val": "select", "test": "test"})
+    assert parts.to_dict() == official.to_dict()
+    known = labels_of(dataset).notna()
+    assert (known[parts.index] == (parts != "test")).all()
+
+
+def test_the_threshold_does_not_follow_the_share_of_the_ill():
+    draws = np.random.default_rng(1)
+    ill, well = draws.beta(5, 2, 400), draws.beta(2, 5, 400)
+    few = equal_error(np.concatenate([ill, well]), np.repeat([1.0, 0.0], 400))
+    many = equal_error(np.concatenate([np.repeat(ill, 9), well]), np.repeat([1.0, 0.0], [3600, 400]))
+    assert few == pytest.approx(many, abs=0.01)
+    assert np.mean(ill >= few) == pytest.approx(np.mean(well < few), abs=0.01)
+
+
+def members(noise):
+    """Films and the logits of all members: the truth and noise of each member's own."""
+    draws = np.random.default_rng(2)
+    truth = np.repeat([0, 1], 150)
+    films = pd.DataFrame({"path": [f"test/{k:04d}.png" for k in range(300)], "split": "test", "pneumonia": truth})
+    return films, 4.0 * (2 * truth - 1) + draws.normal(0, noise, (bench.MEMBERS, 300))
+
+
+def test_good_networks_reach_what_is_stated_and_noise_does_not():
+    rows, faults = judge(*members(2.5), CHOICE)
+    assert not faults
+    assert float(rows[1][1].split()[0]) > float(rows[0][1].split()[0]), "the mean of members is above one of them"
+    _, faults = judge(*members(40.0), CHOICE)
+    assert [text.split(",")[0][:12] for text in faults] == ["single mean ", "single mean ", "ensemble AUC"]
+
+
+def test_an_ensemble_of_the_same_network_is_not_above_it():
+    films, logits = members(2.5)
+    _, faults = judge(films, np.repeat(logits[:1], bench.MEMBERS, axis=0), CHOICE)
+    assert faults[-1:] == ["the ensemble is not above the single networks"]
+
+
+def test_the_time_is_judged_only_where_all_of_it_was_seen():
+    assert not time_faults(bench.MINUTES, resumed=False)
+    assert "at most 90" in time_faults(bench.MINUTES + 1, resumed=False)[0]
+    assert "not known" in time_faults(1, resumed=True)[0]
