@@ -96,6 +96,16 @@ def test_a_kind_that_is_left_out_leaves_the_draws_of_the_others():
     )
 
 
+def test_kinds_are_drawn_apart():
+    shares = {"augment_probability": 1.0, "affine_probability": 0.5, "intensity_probability": 0.5}
+    moved, brighter = (
+        (augment(films(400), TrainConfig(**{**STILL, name: 0.3}, **shares), (0, 0, 0)) - films(400)).abs()
+        .amax((1, 2, 3)) > 1e-3
+        for name in ("translation", "brightness")
+    )  # fmt: skip
+    assert 0.2 < (moved & brighter).float().mean() < 0.3
+
+
 def test_mixup_has_its_share_of_the_batches():
     batch, truth, config = films(2), torch.tensor([1.0, 0]), TrainConfig(mixup=0.4, mixup_probability=0.3)
     blended = [mixup(batch, truth, config, (0, 0, step))[0] is not batch for step in range(1000)]
