@@ -154,10 +154,17 @@ def positive_rates(frame: pd.DataFrame, parts: np.ndarray | pd.Series, slugs: Se
 def drift_warnings(
     frame: pd.DataFrame, parts: np.ndarray | pd.Series, slugs: Sequence[str], *, points: float = 2.0
 ) -> list[str]:
-    """A sentence for every finding whose positive rate differs between two parts by more than `points` per cent."""
-    rates = 100 * positive_rates(frame, parts, slugs)
+    """A sentence for every finding whose positive rate differs between two parts by more than `points` per cent.
+
+    A part without any label of a finding has no rate of it: a sentence names what cannot be compared.
+    """
+    labelled = frame[list(slugs)].notna().groupby(np.asarray(parts)).any()
+    rates = (100 * positive_rates(frame, parts, slugs)).where(labelled)
     warnings = []
-    for slug in slugs:
+    for part in rates.index:
+        if missing := [slug for slug in slugs if labelled[slug].any() and not labelled.loc[part, slug]]:
+            warnings.append(f"{part}: no film has a label of {', '.join(missing)}; not compared with the other parts.")
+    for slug in labelled.columns[labelled.any()]:
         low, high = rates[slug].idxmin(), rates[slug].idxmax()
         if (gap := rates.loc[high, slug] - rates.loc[low, slug]) > points:
             warnings.append(

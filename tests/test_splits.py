@@ -190,6 +190,14 @@ def test_drift_is_a_sentence_for_each_finding_that_drifts():
     assert drift_warnings(frame, parts, ["edema"], points=4) == []
 
 
+def test_a_part_without_labels_has_no_rate_to_drift():
+    """A hidden test part is not one where nobody is ill."""
+    columns = {"edema": np.float32([1, 0] * 50 + [np.nan] * 100), "fracture": np.float32([np.nan] * 200)}
+    parts = np.repeat(["train", "test"], 100)
+    (sentence,) = drift_warnings(pd.DataFrame(columns), parts, ["edema", "fracture"])
+    assert sentence == "test: no film has a label of edema; not compared with the other parts."
+
+
 def test_official_parts_are_kept():
     frame = random_frame(60, 0)
     number = frame["patient_id"].str[-2:].astype(int)
