@@ -10,7 +10,7 @@ from typer.core import TyperCommand
 
 from orchestrator.console import output, progress_bar, say, show_table
 from orchestrator.places import place
-from orchestrator.text import short_names
+from orchestrator.text import counted, short_names
 
 MANY = ("--predictions", "--readers")
 Findings = Annotated[Path | None, Option(help="A folder with pathology files of your own.")]
@@ -85,8 +85,8 @@ def predict(
     if result.without_threshold:
         say(f"No useful threshold was found for {', '.join(result.without_threshold)}: their _positive stays empty.")
     if len(result.rejected):
-        say(f"{len(result.rejected)} images could not be read: {out.with_name(out.stem + '.rejected.csv')}")
-    say(f"{len(result.predictions)} {'images' if level == 'image' else 'rows'}: {out}")
+        say(f"{counted(len(result.rejected), 'image')} could not be read: {out.with_name(out.stem + '.rejected.csv')}")
+    say(f"{counted(len(result.predictions), 'image' if level == 'image' else 'row')}: {out}")
     if not len(result.predictions):
         raise typer.Exit(1)
 

@@ -24,3 +24,8 @@ def short_names(paths: Sequence[str]) -> list[str]:
     while all(len(one) > 1 and one[-1] == parts[0][-1] for one in parts):
         parts = [one[:-1] for one in parts]
     return ["/".join(one) for one in parts]
+
+
+def counted(number: int, noun: str) -> str:
+    """'1 image', '1,200 images'."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"

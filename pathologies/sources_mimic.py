@@ -113,7 +113,7 @@ def _about(images: pd.DataFrame, request: ReadRequest, notes: list[str]) -> dict
     view = common.mapped_or_noted(position, {name: name for name in VIEW_POSITIONS}, notes)
     known = {**VIEW_POSITIONS, "": ("", "")}
     if (empty := int(sum(known[name][0] == "" for name in view))) > 0:
-        notes.append(f"{empty} images have no view position that says frontal or lateral.")
+        notes.append(f"Images without a view position that says frontal or lateral: {empty}.")
     meta = {
         "image_id": paths,
         "patient_id": "p" + subject,

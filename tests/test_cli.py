@@ -179,7 +179,7 @@ def test_predict_with_broken_images(hilum, house, tmp_path):
     code, out, err = hilum("predict", house / "bundle", good, broken, "--device", "cpu", "--out", tmp_path / "p.csv")
     assert code == 0
     assert "pneumonia" in out
-    assert "1 images could not be read" in err
+    assert "1 image could not be read" in err
     assert pd.read_csv(tmp_path / "p.rejected.csv")["reason"].tolist() == ["truncated"]
     code, _, _ = hilum("predict", house / "bundle", broken, "--out", tmp_path / "p.csv")
     assert code == 1

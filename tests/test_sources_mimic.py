@@ -58,7 +58,7 @@ def test_mimic_joins_its_three_tables(mimic, tmp_path):
     np.testing.assert_array_equal(frame["no_finding"], np.float32([1, 1, np.nan, np.nan]))
     assert read.dropped["image"].tolist() == ["dead0000-x"]
     assert any("1 studies" in note for note in read.notes)
-    assert any("1 images have no view position" in note for note in read.notes)
+    assert any("frontal or lateral: 1." in note for note in read.notes)
     images = touch(tmp_path / "jpg", "p10/p10000764/s57375967/096052b7-x.jpg")
     assert read_labels("mimic", mimic, images).frame["path"].tolist()[2] == "p10/p10000764/s57375967/096052b7-x.jpg"
 

@@ -1,4 +1,4 @@
-from orchestrator.text import aligned, short_names
+from orchestrator.text import aligned, counted, short_names
 
 
 def test_columns_are_aligned_and_nothing_is_cut():
@@ -13,3 +13,7 @@ def test_names_are_what_differs():
     assert short_names(["a.png", "b.png"]) == ["a.png", "b.png"]
     assert short_names(["x/a.png", "x/a.png"]) == ["a.png", "a.png"]
     assert short_names(["a", "x/a"]) == ["a", "x/a"]
+
+
+def test_one_is_no_plural():
+    assert [counted(number, "image") for number in (0, 1, 1200)] == ["0 images", "1 image", "1,200 images"]
