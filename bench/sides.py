@@ -38,6 +38,7 @@ class Setup:
     data: str = ""  # hilum: a folder of `write_films`; classic: a folder of image files
     workers: int = 0  # classic
     channels_last: bool = True  # classic
+    deterministic: bool = False  # hilum
     warm: int = 2  # steps before the first measurement
 
 
@@ -65,7 +66,8 @@ def hilum_steps(setup: Setup, folder: Path) -> Steps:
 
     images = open_images(setup.data)
     config = TrainConfig(backbone=setup.backbone, batch_size=setup.batch, threads=setup.threads, epochs=10**6,
-                         precision=setup.precision, device=setup.device, checkpoint_minutes=FOREVER)  # fmt: skip
+                         precision=setup.precision, device=setup.device, deterministic=setup.deterministic,
+                         checkpoint_minutes=FOREVER)  # fmt: skip
     pixels = Pixels(images=images, mean=PIXEL_MEAN, std=PIXEL_STD, size=setup.size, device=setup.device)
     attempt = TargetPaths(folder).new_attempt()
     epochs = iter(range(config.epochs))

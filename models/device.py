@@ -6,6 +6,7 @@ Never timed and never taken from how much else is running, so that the same conf
 import contextlib
 import dataclasses
 import logging
+import os
 from contextlib import AbstractContextManager
 
 import torch
@@ -42,6 +43,17 @@ def set_threads(threads: int) -> None:
     torch.set_num_threads(threads)
     with contextlib.suppress(RuntimeError):  # the pool between operators can be sized only before its first use
         torch.set_num_interop_threads(1)
+
+
+def set_repeatable(wanted: bool) -> None:
+    """Repeatable operations only, from here on, or any; then an operation without a repeatable form is an error.
+
+    On a GPU torch refuses matrix products in this mode unless cuBLAS has workspaces of a fixed size (cuBLAS manual,
+    "Results reproducibility"); it reads their size at the first product of the process.
+    """
+    if wanted:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(wanted)
 
 
 def autocast(config: TrainConfig) -> AbstractContextManager:

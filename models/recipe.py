@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from models.config import TrainConfig
+from models.device import set_repeatable
 from models.losses import make_loss
 from models.network import SingleLogit, initial_network
 from models.ranks import Ranks, here, share_statistics
@@ -48,8 +49,7 @@ def assemble(config: TrainConfig, value: np.ndarray) -> Machine:
     Films x targets, NaN where unknown, make a network that is shared by the targets.
     """
     torch.manual_seed(config.seed)
-    if config.deterministic:
-        torch.use_deterministic_algorithms(True)  # a GPU operation without a repeatable form is an error
+    set_repeatable(config.deterministic)
     prevalence = float(value.mean()) if value.ndim == 1 else np.nanmean(value, axis=0)
     network = initial_network(config, prevalence).to(config.device, memory_format=torch.channels_last)
     averaged = copy.deepcopy(network).requires_grad_(False) if config.averaging else None

@@ -75,7 +75,7 @@ def test_processes_stand_still_while_their_memory_is_counted():
 
 def test_a_gpu_is_judged_by_the_limit_and_by_one_alone():
     def results(alone, limit, together):
-        rates = {"a hilum": alone, "b limit": limit, "a, 12 at once": together}
+        rates = {gpu.ALONE: alone, gpu.LIMIT: limit, gpu.REPEATABLE: 1, "a, 12 at once": together}
         return {name: gpu.Result(images=value) for name, value in rates.items()}
 
     assert gpu.faults(results(91, 100, 90)) == []

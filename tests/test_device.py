@@ -1,5 +1,7 @@
 """models/device.py: device, number format and threads, from config and processor alone."""
 
+import os
+
 import pytest
 import torch
 
@@ -58,3 +60,20 @@ def test_threads_are_set():
         assert torch.get_num_threads() == 1
     finally:
         torch.set_num_threads(before)
+
+
+def test_repeatable_operations_have_the_workspace_that_they_need(monkeypatch):
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")  # so that it is put back to what it was
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
+    try:
+        device.set_repeatable(False)
+        assert "CUBLAS_WORKSPACE_CONFIG" not in os.environ
+        device.set_repeatable(True)
+        assert torch.are_deterministic_algorithms_enabled()
+        assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+        os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":16:8"  # the user's own size stands
+        device.set_repeatable(True)
+        assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":16:8"
+    finally:
+        device.set_repeatable(False)
+    assert not torch.are_deterministic_algorithms_enabled()

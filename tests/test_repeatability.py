@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 from models.paths import TargetPaths, read_json
 from tests.conftest import PROJECT
@@ -62,3 +63,10 @@ def test_one_trainer_or_four_at_once_give_the_same_bytes(dataset, tmp_path):
     assert found["rich-0"] == found["rich-1"]
     assert len(found["rich-0"]) == 3
     assert found["rich-0"]["weights.safetensors"] != found["usual-0"]["weights.safetensors"]
+
+
+def test_on_a_cpu_repeatable_operations_change_no_byte_and_end_with_their_training(dataset, tmp_path):
+    for name, deterministic in (("repeatable", True), ("any", False)):
+        train(dataset, tmp_path / name, epochs=1, deterministic=deterministic)
+        assert torch.are_deterministic_algorithms_enabled() == deterministic
+    assert files_of(TargetPaths(tmp_path / "repeatable")) == files_of(TargetPaths(tmp_path / "any"))
