@@ -4,8 +4,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from bench.twelve_or_one import Row, judge, parse
+from bench.twelve_or_one import IN_DOMAIN, Row, judge, own, parse
 from bench.twelve_or_one import table as shown
+from models.paths import RunPaths
 from orchestrator.run_comparison import BLEND
 
 
@@ -48,3 +49,10 @@ def test_what_can_be_asked_of_it():
     assert (options.folds, options.set, options.shared_set) == (2, ["epochs=1"], ["epochs=5"])
     with pytest.raises(SystemExit):
         parse(["--folds", "6"])
+
+
+def test_a_findings_own_network_starts_from_the_shared_one_unless_told_not_to(tmp_path):
+    run = RunPaths(tmp_path / "run")
+    start = f"init={run.root / 'shared' / '0'}"
+    assert own(parse(["--single-set", "epochs=2"]), run) == [*IN_DOMAIN, start, "epochs=2"]
+    assert own(parse(["--from-scratch", "--single-set", "epochs=2"]), run) == ["epochs=2"]
