@@ -18,6 +18,7 @@ from timm.models import adapt_input_conv
 from torch import Tensor, nn
 
 from models.config import TrainConfig
+from models.paths import start_file
 from models.plain import Plain
 
 log = logging.getLogger(__name__)
@@ -76,16 +77,6 @@ def initial_network(config: TrainConfig, prevalence: float | np.ndarray) -> Sing
         with torch.no_grad():
             bias.copy_(torch.tensor([math.log(share / (1 - share)) for share in shares]))
     return network
-
-
-def start_file(init: str) -> Path:
-    """The weight file that `init` names: a file, or the published weights in a target's folder of a run."""
-    path = Path(init)
-    candidates = [path, path / "weights.safetensors", path / "0" / "weights.safetensors"]
-    for candidate in candidates:
-        if candidate.is_file():
-            return candidate
-    raise FileNotFoundError(f"init={init}: no weights there. Looked for: {', '.join(map(str, candidates))}")
 
 
 def _load_imagenet(network: SingleLogit, backbone: str) -> None:

@@ -275,6 +275,19 @@ class BundlePaths(_Folder):
         return self.root / "weights" / f"shared-{member}-{digest[:8]}.safetensors"
 
 
+def start_file(init: str) -> Path:
+    """The weight file that `init` names: a file, or the published weights in a target's folder of a run."""
+    path = Path(init)
+    candidates = [path, path / "weights.safetensors", path / "0" / "weights.safetensors"]
+    for candidate in candidates:
+        if candidate.is_file():
+            return candidate
+    raise FileNotFoundError(
+        f"init={init}: no weights there. Looked for: {', '.join(map(str, candidates))}. "
+        "Give RUN/<finding> of a finished training, or a .safetensors file."
+    )
+
+
 def _check_slug(slug: str) -> None:
     """A slug becomes a folder name: only a plain identifier that is not taken may."""
     if not slug.isidentifier() or slug in RESERVED_SLUGS:

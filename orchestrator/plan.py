@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from models.config import UPKEEP, TrainConfig, build_config, difference
-from models.paths import RunPaths, TargetPaths, read_json, write_json
+from models.paths import RunPaths, TargetPaths, read_json, start_file, write_json
 from models.processor import cpu_precision
 from orchestrator.backbones import require_backbone
 from orchestrator.dataset import Dataset, load_dataset
@@ -99,8 +99,21 @@ def plan_run(request: TrainRequest, device: str) -> list[Job]:
                 config, untuned = _as_before(config, settings, paths), bool(tuned) and slug not in tuned
                 job = Job(slug=slug, member=member, paths=paths, config=config, untuned=untuned)
             jobs.append(write_job(job, material, request.force, planned.get(job.name)))
+    if request.address is None:  # a cluster's machines may see files that this one does not
+        require_starts(jobs)
     write_plan(run, material.dataset, jobs)
     return jobs
+
+
+def require_starts(jobs: list[Job]) -> None:
+    """FileNotFoundError for starting weights that are not there: before anything starts, not once in every training."""
+    for config in (job.config for job in jobs if not job.finished):
+        if config.init:
+            start_file(config.init)
+        elif config.pretrained.lower() not in ("", "true", "false") and not Path(config.pretrained).is_file():
+            raise FileNotFoundError(
+                f"pretrained={config.pretrained}: no such file. Give true, false or a .safetensors or .pth file."
+            )
 
 
 def _shared_job(
