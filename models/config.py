@@ -61,7 +61,7 @@ LATER = ("snapshots", *KINDS)
 class TrainConfig:
     backbone: str = "resnet18"  # any timm model name
     pretrained: str = "false"  # "true": timm's ImageNet weights; a path: a weight file for machines without a network
-    init: str = ""  # start from the weights of a trained target: RUN/<slug> or a .safetensors file
+    init: str = ""  # start from trained weights: RUN/<slug>, RUN/shared or a .safetensors file
     views: str = "frontal"  # which films: frontal, lateral, all
     image_size: int | None = None  # pixels a side; none: the data set's
     epochs: int = 12  # passes over the part `train`
