@@ -284,7 +284,7 @@ def start_file(init: str) -> Path:
             return candidate
     raise FileNotFoundError(
         f"init={init}: no weights there. Looked for: {', '.join(map(str, candidates))}. "
-        "Give RUN/<finding> of a finished training, or a .safetensors file."
+        "Give RUN/<finding> or RUN/shared of a finished training, or a .safetensors file."
     )
 
 

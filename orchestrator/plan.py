@@ -15,6 +15,7 @@ from models.config import UPKEEP, TrainConfig, build_config, difference
 from models.paths import RunPaths, TargetPaths, read_json, start_file, write_json
 from models.processor import cpu_precision
 from orchestrator.backbones import require_backbone
+from orchestrator.cluster import own_cluster
 from orchestrator.dataset import Dataset, load_dataset
 from orchestrator.mending import config_again, is_damaged, read_planned, targets_are_whole
 from orchestrator.places import address
@@ -99,7 +100,7 @@ def plan_run(request: TrainRequest, device: str) -> list[Job]:
                 config, untuned = _as_before(config, settings, paths), bool(tuned) and slug not in tuned
                 job = Job(slug=slug, member=member, paths=paths, config=config, untuned=untuned)
             jobs.append(write_job(job, material, request.force, planned.get(job.name)))
-    if request.address is None:  # a cluster's machines may see files that this one does not
+    if request.inline or own_cluster(request.address):  # a cluster's machines may see files that this one does not
         require_starts(jobs)
     write_plan(run, material.dataset, jobs)
     return jobs
