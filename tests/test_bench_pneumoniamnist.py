@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 from bench import pneumoniamnist as bench
 from bench.pneumoniamnist import Choice, equal_error, judge, time_faults
@@ -37,6 +38,31 @@ def test_every_film_but_those_of_the_test_part_is_unseen_once(options):
     assert {"train", "select", "calibrate"} == set(pd.concat(parts))
 
 
+def test_a_fold_holds_films_of_like_appearance(options):
+    """The films' brightness comes in three steps that have nothing to do with the finding: a fold is one of them."""
+    draws = np.random.default_rng(3)
+    names, truth, step = [], draws.integers(0, 2, 60), np.arange(60) % 3
+    for number in range(60):
+        film = draws.normal(60 + 50 * step[number] + 20 * truth[number], 4, (28, 28)).clip(0, 255).astype(np.uint8)
+        names.append(f"train/{number:04d}.png")
+        path = options.work / "films" / names[-1]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(film).save(path)
+    folds = bench.appearance(options, pd.DataFrame({"path": names, "pneumonia": truth}))
+    assert pd.crosstab(folds, step).gt(0).sum().sum() == bench.FOLDS
+    assert set(folds) == set(range(bench.FOLDS))
+
+
+def test_single_networks_are_of_one_kind_and_groups_alike(options):
+    single = [number for number, own in enumerate(bench.MEMBERS) if not own]
+    assert len(single) >= bench.SINGLES
+    films, logits = members(2.5)
+    logits[[number for number in range(len(logits)) if number not in single]] *= -1  # the other kind is always wrong
+    _, faults = judge(films, logits, CHOICE)
+    assert not [text for text in faults if text.startswith("single")]
+    assert [text for text in faults if text.startswith("ensemble")]
+
+
 def test_the_labels_of_the_test_part_are_not_prepared(options):
     films = bench.write_films(options)
     dataset = bench.final_dataset(options, films)
@@ -61,7 +87,7 @@ def members(noise):
     draws = np.random.default_rng(2)
     truth = np.repeat([0, 1], 150)
     films = pd.DataFrame({"path": [f"test/{k:04d}.png" for k in range(300)], "split": "test", "pneumonia": truth})
-    return films, 4.0 * (2 * truth - 1) + draws.normal(0, noise, (bench.MEMBERS, 300))
+    return films, 4.0 * (2 * truth - 1) + draws.normal(0, noise, (len(bench.MEMBERS), 300))
 
 
 def test_good_networks_reach_what_is_stated_and_noise_does_not():
@@ -74,7 +100,7 @@ def test_good_networks_reach_what_is_stated_and_noise_does_not():
 
 def test_an_ensemble_of_the_same_network_is_not_above_it():
     films, logits = members(2.5)
-    _, faults = judge(films, np.repeat(logits[:1], bench.MEMBERS, axis=0), CHOICE)
+    _, faults = judge(films, np.repeat(logits[:1], len(bench.MEMBERS), axis=0), CHOICE)
     assert faults[-1:] == ["the ensemble is not above the single networks"]
 
 
