@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from models.config import UPKEEP, TrainConfig, build_config, difference
-from models.paths import RunPaths, TargetPaths, read_json, start_file, write_json
+from models.paths import RunPaths, TargetPaths, read_json, write_json
 from models.processor import cpu_precision
 from orchestrator.backbones import require_backbone
 from orchestrator.cluster import own_cluster
@@ -21,6 +21,7 @@ from orchestrator.mending import config_again, is_damaged, read_planned, targets
 from orchestrator.places import address
 from orchestrator.reduction import REDUCED, as_reduced, as_wished
 from orchestrator.shared_plan import SHARED, SharedTask, shared_task
+from orchestrator.starts import comparable, require_start, start_entry
 from orchestrator.teaching import Material, sampler_weights, usable_views, write_targets
 from orchestrator.tuned import tuned_settings
 from pathologies.catalog import CHEXPERT_TARGETS, Pathology, find_pathology, load_catalog
@@ -101,20 +102,11 @@ def plan_run(request: TrainRequest, device: str) -> list[Job]:
                 job = Job(slug=slug, member=member, paths=paths, config=config, untuned=untuned)
             jobs.append(write_job(job, material, request.force, planned.get(job.name)))
     if request.inline or own_cluster(request.address):  # a cluster's machines may see files that this one does not
-        require_starts(jobs)
+        for job in jobs:
+            if not job.finished:
+                require_start(job.config)
     write_plan(run, material.dataset, jobs)
     return jobs
-
-
-def require_starts(jobs: list[Job]) -> None:
-    """FileNotFoundError for starting weights that are not there: before anything starts, not once in every training."""
-    for config in (job.config for job in jobs if not job.finished):
-        if config.init:
-            start_file(config.init)
-        elif config.pretrained.lower() not in ("", "true", "false") and not Path(config.pretrained).is_file():
-            raise FileNotFoundError(
-                f"pretrained={config.pretrained}: no such file. Give true, false or a .safetensors or .pth file."
-            )
 
 
 def _shared_job(
@@ -215,8 +207,8 @@ def _definite(config: TrainConfig, member: int, device: str) -> TrainConfig:
 
 def _payload(job: Job, dataset: Dataset) -> dict[str, Any]:
     manifest = dataset.manifest
-    shared = job.shared.payload() if job.shared else {}
-    return shared | {
+    others = start_entry(job.config) | (job.shared.payload() if job.shared else {})
+    return others | {
         "config": job.config.to_dict(),
         "target": job.slug,
         "member": job.member,
@@ -230,7 +222,7 @@ def _settle(paths: TargetPaths, payload: dict[str, Any], force: bool) -> bool:
     finished = paths.outcome.exists() and read_json(paths.outcome).get("status") == "ok"
     if paths.config.exists():
         old = read_json(paths.config)
-        changed = difference(_flat(as_wished(old)), _flat(payload))
+        changed = difference(*comparable(_flat(as_wished(old)), _flat(payload)))
         if not finished and force and REDUCED in old:
             changed = REDUCED
         if not changed:

@@ -317,27 +317,3 @@ def test_members_may_differ_in_their_settings(dataset, tmp_path):
     ]
     with pytest.raises(ValueError, match="settings for member 2.*--members 3"):
         plan(dataset, tmp_path / "other", members=2, member_settings={2: {"epochs": 1}})
-
-
-@pytest.mark.parametrize("name", ["init", "pretrained"])
-def test_starting_weights_that_are_not_there_are_refused_before_anything_starts(dataset, tmp_path, monkeypatch, name):
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    out, absent = tmp_path / "run", {name: str(tmp_path / "absent.safetensors")}
-    with pytest.raises(FileNotFoundError, match=f"{name}=.*absent.safetensors"):
-        plan(dataset, out, targets=("pneumonia",), settings=absent)
-    assert not RunPaths(out).plan.exists()
-    plan(dataset, out, targets=("pneumonia",), settings=absent, address="auto")  # another machine may have them
-    monkeypatch.setenv("RAY_ADDRESS", "auto")
-    plan(dataset, out, targets=("pneumonia",), settings=absent)
-    with pytest.raises(FileNotFoundError, match="absent"):
-        plan(dataset, out, targets=("pneumonia",), settings=absent, inline=True)
-    write_json(RunPaths(out).target("pneumonia", 0).outcome, {"status": "ok"})
-    assert [job.finished for job in plan(dataset, out, targets=("pneumonia",), settings=absent)] == [True]
-
-
-def test_starting_weights_that_are_there_are_taken(dataset, tmp_path):
-    weights = tmp_path / "before" / "edema" / "0" / "weights.safetensors"
-    weights.parent.mkdir(parents=True)
-    weights.touch()
-    for settings in ({"init": str(weights.parents[1])}, {"pretrained": str(weights)}, {"pretrained": "true"}):
-        assert plan(dataset, tmp_path / next(iter(settings)), targets=("pneumonia",), settings=settings)

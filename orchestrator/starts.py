@@ -1,0 +1,47 @@
+"""The weights that a training starts from: are they there, and are they those that it started from before?
+
+In: a configuration (`init`, `pretrained`). Out: an error before anything starts, or the hash of the file, which
+`config.json` keeps: a path says nothing about what lies there now. Called by the plan.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from models.config import TrainConfig
+from models.paths import start_file
+from orchestrator.dataset import hash_file
+
+START = "start_sha256"  # key of config.json
+
+
+def require_start(config: TrainConfig) -> Path | None:
+    """The file that the network starts from; None where it starts anew or from timm's weights.
+
+    Errors: FileNotFoundError.
+    """
+    if config.init:
+        return start_file(config.init)
+    if config.pretrained.lower() in ("", "true", "false"):
+        return None
+    if not Path(config.pretrained).is_file():
+        raise FileNotFoundError(
+            f"pretrained={config.pretrained}: no such file. Give true, false or a .safetensors or .pth file."
+        )
+    return Path(config.pretrained)
+
+
+def start_entry(config: TrainConfig) -> dict[str, str]:
+    """What `config.json` says of the file; nothing where there is none, or where only a cluster's machines have it."""
+    try:
+        path = require_start(config)
+    except FileNotFoundError:
+        return {}
+    return {START: hash_file(path)} if path else {}
+
+
+def comparable(before: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Two settings files, both with the hash or both without: where one lacks it, there is nothing to compare."""
+    left_out = set() if START in before and START in now else {START}
+    old, new = ({name: value for name, value in side.items() if name not in left_out} for side in (before, now))
+    return old, new

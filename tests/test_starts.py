@@ -1,0 +1,93 @@
+"""orchestrator/starts.py: starting weights that are not there, and others under the same path."""
+
+import pytest
+
+from models.paths import RunPaths, read_json, write_json
+from orchestrator.dataset import hash_file
+from orchestrator.plan import TrainRequest, plan_run
+from orchestrator.starts import START
+from tests.small_data import make_dataset
+
+
+def plan(dataset, out, **request):
+    return plan_run(TrainRequest(dataset=dataset, out=out, targets=("pneumonia",), **request), "cpu")
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    return make_dataset(tmp_path / "dataset", ("pneumonia", "edema"), films=36)
+
+
+@pytest.fixture
+def weights(tmp_path):
+    path = tmp_path / "before" / "edema" / "0" / "weights.safetensors"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"first")
+    return path
+
+
+@pytest.mark.parametrize("name", ["init", "pretrained"])
+def test_starting_weights_that_are_not_there_are_refused_before_anything_starts(dataset, tmp_path, monkeypatch, name):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    out, absent = tmp_path / "run", {name: str(tmp_path / "absent.safetensors")}
+    with pytest.raises(FileNotFoundError, match=f"{name}=.*absent.safetensors"):
+        plan(dataset, out, settings=absent)
+    assert not RunPaths(out).plan.exists()
+    plan(dataset, out, settings=absent, address="auto")  # another machine may have them
+    monkeypatch.setenv("RAY_ADDRESS", "auto")
+    plan(dataset, out, settings=absent)
+    with pytest.raises(FileNotFoundError, match="absent"):
+        plan(dataset, out, settings=absent, inline=True)
+    write_json(RunPaths(out).target("pneumonia", 0).outcome, {"status": "ok"})
+    assert [job.finished for job in plan(dataset, out, settings=absent)] == [True]
+
+
+def test_starting_weights_that_are_there_are_taken(dataset, tmp_path):
+    weights = tmp_path / "before" / "edema" / "0" / "weights.safetensors"
+    weights.parent.mkdir(parents=True)
+    weights.touch()
+    for settings in ({"init": str(weights.parents[1])}, {"pretrained": str(weights)}, {"pretrained": "true"}):
+        assert plan(dataset, tmp_path / next(iter(settings)), settings=settings)
+
+
+@pytest.mark.parametrize("name", ["init", "pretrained"])
+def test_the_content_of_the_starting_weights_is_kept(dataset, tmp_path, weights, name):
+    [job] = plan(dataset, tmp_path / "run", settings={name: str(weights)})
+    assert read_json(job.paths.config)[START] == hash_file(weights)
+    [plain] = plan(dataset, tmp_path / "other")
+    assert START not in read_json(plain.paths.config)
+
+
+def test_an_unfinished_training_begins_anew_from_other_weights_under_the_same_path(dataset, tmp_path, weights):
+    def again():
+        [job] = plan(dataset, tmp_path / "run", settings={"init": str(weights)})
+        return job.paths
+
+    checkpoint = again().root / "attempts" / "1" / "last.ckpt"
+    checkpoint.parent.mkdir(parents=True)
+    checkpoint.touch()
+    again()
+    assert checkpoint.exists(), "the same weights: the training goes on"
+    weights.write_bytes(b"second")
+    again()
+    assert not checkpoint.exists(), "it had learnt from where it no longer starts"
+
+
+def test_a_finished_target_is_not_taken_for_one_that_started_from_other_weights(dataset, tmp_path, weights):
+    settings = {"init": str(weights)}
+    [job] = plan(dataset, tmp_path / "run", settings=settings)
+    write_json(job.paths.outcome, {"status": "ok"})
+    weights.write_bytes(b"second")
+    with pytest.raises(ValueError, match=f"trained already.*{START}"):
+        plan(dataset, tmp_path / "run", settings=settings)
+    weights.unlink()  # nothing to compare with: it stays finished
+    assert plan(dataset, tmp_path / "run", settings=settings)[0].finished
+
+
+def test_a_run_of_before_did_not_keep_the_content_and_goes_on(dataset, tmp_path, weights):
+    settings = {"init": str(weights)}
+    [job] = plan(dataset, tmp_path / "run", settings=settings)
+    write_json(job.paths.outcome, {"status": "ok"})
+    before = read_json(job.paths.config)
+    write_json(job.paths.config, {name: value for name, value in before.items() if name != START})
+    assert plan(dataset, tmp_path / "run", settings=settings)[0].finished
