@@ -21,7 +21,7 @@ from orchestrator.mending import config_again, is_damaged, read_planned, targets
 from orchestrator.places import address
 from orchestrator.reduction import REDUCED, as_reduced, as_wished
 from orchestrator.shared_plan import SHARED, SharedTask, shared_task
-from orchestrator.starts import comparable, require_start, start_entry
+from orchestrator.starts import comparable, require_others, require_start, start_entry
 from orchestrator.teaching import Material, sampler_weights, usable_views, write_targets
 from orchestrator.tuned import tuned_settings
 from pathologies.catalog import CHEXPERT_TARGETS, Pathology, find_pathology, load_catalog
@@ -100,7 +100,9 @@ def plan_run(request: TrainRequest, device: str) -> list[Job]:
                 paths = run.target(slug, member)
                 config, untuned = _as_before(config, settings, paths), bool(tuned) and slug not in tuned
                 job = Job(slug=slug, member=member, paths=paths, config=config, untuned=untuned)
-            jobs.append(write_job(job, material, request.force, planned.get(job.name)))
+            require_others(job.config, job.paths.root)
+            jobs.append(job)
+    jobs = [write_job(job, material, request.force, planned.get(job.name)) for job in jobs]
     if request.inline or own_cluster(request.address):  # a cluster's machines may see files that this one does not
         for job in jobs:
             if not job.finished:

@@ -31,6 +31,19 @@ def require_start(config: TrainConfig) -> Path | None:
     return Path(config.pretrained)
 
 
+def require_others(config: TrainConfig, root: Path) -> None:
+    """ValueError where the target in the folder `root` is to start from itself: training anew removes those weights."""
+    try:
+        path = require_start(config)
+    except FileNotFoundError:
+        return
+    if path and path.resolve().is_relative_to(root.resolve()):
+        raise ValueError(
+            f"{root} is to start from its own weights, which training it again would remove. Name the other targets "
+            "with --targets, or give another --out."
+        )
+
+
 def start_entry(config: TrainConfig) -> dict[str, str]:
     """What `config.json` says of the file; nothing where there is none, or where only a cluster's machines have it."""
     try:

@@ -1,5 +1,7 @@
 """orchestrator/starts.py: starting weights that are not there, and others under the same path."""
 
+import dataclasses
+
 import pytest
 
 from models.paths import RunPaths, read_json, write_json
@@ -91,3 +93,22 @@ def test_a_run_of_before_did_not_keep_the_content_and_goes_on(dataset, tmp_path,
     before = read_json(job.paths.config)
     write_json(job.paths.config, {name: value for name, value in before.items() if name != START})
     assert plan(dataset, tmp_path / "run", settings=settings)[0].finished
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_no_target_starts_from_itself_and_nothing_finished_is_lost(dataset, tmp_path, shared):
+    out = tmp_path / "run"
+    name = "shared" if shared else "pneumonia"
+    targets = ("edema", "pneumonia")
+    jobs = plan_run(TrainRequest(dataset=dataset, out=out, targets=targets, shared=shared), "cpu")
+    for job in jobs:
+        write_json(job.paths.outcome, {"status": "ok"})
+        job.paths.weights.write_bytes(b"finished")
+    request = TrainRequest(dataset=dataset, out=out, targets=targets, shared=shared, force=True,
+                           settings={"init": str(out / name)})  # fmt: skip
+    with pytest.raises(ValueError, match=f"{name}.*its own weights.*--targets"):
+        plan_run(request, "cpu")
+    assert all(job.paths.weights.read_bytes() == b"finished" for job in jobs)
+    if not shared:
+        [edema] = plan_run(dataclasses.replace(request, targets=("edema",)), "cpu")
+        assert not edema.finished
