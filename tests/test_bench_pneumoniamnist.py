@@ -39,11 +39,11 @@ def test_every_film_but_those_of_the_test_part_is_unseen_once(options):
 
 
 def test_a_fold_holds_films_of_like_appearance(options):
-    """The films' brightness comes in three steps that have nothing to do with the finding: a fold is one of them."""
+    """The films' brightness comes in three steps, beside a larger one of the ill: a fold is one of the three."""
     draws = np.random.default_rng(3)
     names, truth, step = [], draws.integers(0, 2, 60), np.arange(60) % 3
     for number in range(60):
-        film = draws.normal(60 + 50 * step[number] + 20 * truth[number], 4, (28, 28)).clip(0, 255).astype(np.uint8)
+        film = draws.normal(40 + 30 * step[number] + 120 * truth[number], 4, (28, 28)).clip(0, 255).astype(np.uint8)
         names.append(f"train/{number:04d}.png")
         path = options.work / "films" / names[-1]
         path.parent.mkdir(parents=True, exist_ok=True)
