@@ -102,11 +102,11 @@ def plan_run(request: TrainRequest, device: str) -> list[Job]:
                 job = Job(slug=slug, member=member, paths=paths, config=config, untuned=untuned)
             require_others(job.config, job.paths.root)
             jobs.append(job)
-    jobs = [write_job(job, material, request.force, planned.get(job.name)) for job in jobs]
     if request.inline or own_cluster(request.address):  # a cluster's machines may see files that this one does not
         for job in jobs:
-            if not job.finished:
+            if request.force or not _is_finished(job.paths):  # before --force removes what is finished
                 require_start(job.config)
+    jobs = [write_job(job, material, request.force, planned.get(job.name)) for job in jobs]
     write_plan(run, material.dataset, jobs)
     return jobs
 
@@ -153,8 +153,7 @@ def _as_before(config: TrainConfig, settings: Mapping[str, Any], paths: TargetPa
     if not paths.config.exists() or is_damaged(paths):
         return config
     before = TrainConfig(**read_json(paths.config)["config"])
-    finished = paths.outcome.exists() and read_json(paths.outcome).get("status") == "ok"
-    if not finished and before.device != config.device:
+    if not _is_finished(paths) and before.device != config.device:
         return config
     kept = {name: getattr(before, name) for name in ("device", "precision") if settings.get(name, "auto") == "auto"}
     return dataclasses.replace(config, **kept)
@@ -219,9 +218,13 @@ def _payload(job: Job, dataset: Dataset) -> dict[str, Any]:
     }
 
 
+def _is_finished(paths: TargetPaths) -> bool:
+    return paths.outcome.exists() and read_json(paths.outcome).get("status") == "ok"
+
+
 def _settle(paths: TargetPaths, payload: dict[str, Any], force: bool) -> bool:
     """Write `config.json`; True when this job is finished already. A finished configuration is fixed."""
-    finished = paths.outcome.exists() and read_json(paths.outcome).get("status") == "ok"
+    finished = _is_finished(paths)
     if paths.config.exists():
         old = read_json(paths.config)
         changed = difference(*comparable(_flat(as_wished(old)), _flat(payload)))

@@ -95,6 +95,16 @@ def test_a_run_of_before_did_not_keep_the_content_and_goes_on(dataset, tmp_path,
     assert plan(dataset, tmp_path / "run", settings=settings)[0].finished
 
 
+def test_what_is_finished_is_kept_where_the_weights_to_train_it_again_from_are_not_there(dataset, tmp_path):
+    [job] = plan(dataset, tmp_path / "run", inline=True)
+    write_json(job.paths.outcome, {"status": "ok"})
+    job.paths.weights.write_bytes(b"finished")
+    settings = {"init": str(tmp_path / "absent.safetensors")}
+    with pytest.raises(FileNotFoundError, match="absent"):
+        plan(dataset, tmp_path / "run", inline=True, settings=settings, force=True)
+    assert job.paths.weights.read_bytes() == b"finished"
+
+
 @pytest.mark.parametrize("shared", [False, True])
 def test_no_target_starts_from_itself_and_nothing_finished_is_lost(dataset, tmp_path, shared):
     out = tmp_path / "run"
