@@ -168,6 +168,7 @@ def read_network(path: Path, model: Mapping[str, Any], device: str) -> nn.Module
     data = path.read_bytes()
     if hashlib.sha256(data).hexdigest() != model["sha256"]:
         raise ValueError(f"{path} is not the file that the bundle was made with (its hash differs). Copy it again.")
-    network = build_network(model["backbone"], outputs=model.get("outputs"))
+    standardise = model.get("standardise", "dataset")  # bundles of before know no other
+    network = build_network(model["backbone"], outputs=model.get("outputs"), standardise=standardise)
     network.load_state_dict(load(data))
     return network.to(device, memory_format=torch.channels_last).eval()

@@ -23,6 +23,7 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
     "reduction": ("mean", "sum"),
     "sampler": ("natural", "balanced", "label_vector"),
     "precision": ("auto", "fp32", "bf16"),
+    "standardise": ("dataset", "film", "local"),
 }
 AT_LEAST: Mapping[str, float] = {
     "epochs": 1,
@@ -54,7 +55,7 @@ KINDS = ("affine_probability", "intensity_probability", "noise_probability", "mi
 SHARES = ("dropout", "label_smoothing", "augment_probability", "warmup", "scaling", "contrast", "erasing", "averaging",
           *KINDS)  # fmt: skip
 # Fields that a run of before may not know: at their default they leave its digest, and so its networks, as they are.
-LATER = ("snapshots", *KINDS)
+LATER = ("snapshots", "standardise", *KINDS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +65,7 @@ class TrainConfig:
     init: str = ""  # start from trained weights: RUN/<slug>, RUN/shared or a .safetensors file
     views: str = "frontal"  # which films: frontal, lateral, all
     image_size: int | None = None  # pixels a side; none: the data set's
+    standardise: str = "dataset"  # whose mean and spread pixels get: dataset, film, local (a pixel's surroundings)
     epochs: int = 12  # passes over the part `train`
     batch_size: int = 32  # films per step
     learning_rate: float = 1e-3  # peak of the one-cycle schedule

@@ -132,7 +132,7 @@ def _train_and_predict(
     with together(dataset, paths, attempt, config):
         result = train_target(task, guards.beside(on_epoch))
     task = task.endable()  # from the last checkpoint on there is nothing to lose but predictions
-    network = build_network(config.backbone, config.dropout, task.targets.outputs)
+    network = build_network(config.backbone, config.dropout, task.targets.outputs, config.standardise)
     network.load_state_dict(load_weights(attempt.best))
     network.to(config.device, memory_format=torch.channels_last)
     predictions = _predictions(task, network)

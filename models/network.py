@@ -20,30 +20,37 @@ from torch import Tensor, nn
 from models.config import TrainConfig
 from models.paths import start_file
 from models.plain import Plain
+from models.standardise import standardised
 
 log = logging.getLogger(__name__)
 OWN: Mapping[str, type[nn.Module]] = {"plain": Plain}  # backbones beside timm's, with the arguments of its models
 
 
 class SingleLogit(nn.Module):
-    """A backbone with one output; forward returns N logits (not N x 1)."""
+    """A backbone with one output; forward returns N logits (not N x 1). `standardise`: as in TrainConfig."""
 
-    def __init__(self, backbone: nn.Module) -> None:
+    def __init__(self, backbone: nn.Module, standardise: str = "dataset") -> None:
         super().__init__()
         self.backbone = backbone
+        self.standardise = standardise
 
     def forward(self, pixels: Tensor) -> Tensor:
-        return self.backbone(pixels)[:, 0]
+        return self.outputs(pixels)[:, 0]
+
+    def outputs(self, pixels: Tensor) -> Tensor:
+        return self.backbone(standardised(pixels, self.standardise))
 
 
 class SharedLogits(SingleLogit):
     """A backbone with an output per target; forward returns N x T logits, also where T is 1."""
 
     def forward(self, pixels: Tensor) -> Tensor:
-        return self.backbone(pixels)
+        return self.outputs(pixels)
 
 
-def build_network(backbone: str, dropout: float = 0.0, outputs: int | None = None) -> SingleLogit:
+def build_network(
+    backbone: str, dropout: float = 0.0, outputs: int | None = None, standardise: str = "dataset"
+) -> SingleLogit:
     """An untrained network; `outputs`: how many targets share it, None for one that is a single target's.
 
     Errors: ValueError with the nearest names for a backbone that timm does not have.
@@ -56,7 +63,7 @@ def build_network(backbone: str, dropout: float = 0.0, outputs: int | None = Non
         )
     kind = SingleLogit if outputs is None else SharedLogits
     sizes = {"num_classes": outputs or 1, "in_chans": 1, "drop_rate": dropout}
-    return kind(OWN[backbone](**sizes) if backbone in OWN else timm.create_model(backbone, **sizes))
+    return kind(OWN[backbone](**sizes) if backbone in OWN else timm.create_model(backbone, **sizes), standardise)
 
 
 def initial_network(config: TrainConfig, prevalence: float | np.ndarray) -> SingleLogit:
@@ -64,7 +71,8 @@ def initial_network(config: TrainConfig, prevalence: float | np.ndarray) -> Sing
 
     `prevalence`: an array makes a network with an output for each entry.
     """
-    network = build_network(config.backbone, config.dropout, None if np.ndim(prevalence) == 0 else len(prevalence))
+    outputs = None if np.ndim(prevalence) == 0 else len(prevalence)
+    network = build_network(config.backbone, config.dropout, outputs, config.standardise)
     if config.init:
         _load_start(network, start_file(config.init))
     elif config.pretrained.lower() == "true":

@@ -174,6 +174,7 @@ def copy_weights(one: Trained, out: BundlePaths) -> dict[str, Any]:
         "outputs": len(one.outputs) or None,  # of a shared network: how many it has
         "copies": False,  # True: asked about shifted and zoomed copies of the film (test-time augmentation)
         "backbone": one.config["backbone"],
+        "standardise": one.config.get("standardise", "dataset"),  # runs of before know no other
         "image_size": one.config["image_size"] or read_json(one.paths.config)["data"]["size"],
         "seed": one.config["seed"],
         "views": one.config["views"],

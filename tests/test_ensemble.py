@@ -182,3 +182,18 @@ def test_a_calibrate_part_without_positives_still_gives_a_bundle(tmp_path):
     assert "0 positives" in entry["cross_validated"]["reason"]
     assert not entry["operating_points"][entry["operating_point"]]["useful"]
     assert load_bundle(tmp_path / "bundle", "cpu").classifiers[0].threshold is None
+
+
+@pytest.mark.parametrize("how", ["film", "local"])
+def test_the_bundle_standardises_films_as_the_training_did(house, tmp_path, how):
+    """What a network was asked on the stored films at the end of its training, the bundle answers too."""
+    run, out = tmp_path / "run", tmp_path / "bundle"
+    train_inline(house / "dataset", run, targets=("pneumonia",), settings={"epochs": 1, "standardise": how})
+    bundle_of(run, out)
+    (classifier,) = load_bundle(out).classifiers
+    assert [model["standardise"] for model in classifier.entry["models"]] == [how]
+    stored = pd.read_parquet(RunPaths(run).target("pneumonia", 0).predictions)
+    dataset = load_dataset(house / "dataset")
+    rows = pd.Index(dataset.read_labels_frame()["image_id"]).get_indexer(stored["image_id"])
+    found = classifier.logits(dataset.images()[rows])
+    np.testing.assert_allclose(found, stored["logit"], atol=1e-3)
