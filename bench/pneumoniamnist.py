@@ -10,7 +10,7 @@ official training and validation parts together. Those fall into three kinds of 
 contrast); a network is trained on one kind and asked about the two others. The test part was put together on its own,
 so what counts is how a network does on films unlike its own; on films like its own all candidates do alike. The test
 part is read once, at the end; each reading is appended to `pneumoniamnist_reads.jsonl` beside this file. Two cores take
-about an hour where they compute in bf16, two and a half times that elsewhere. The films have no patient numbers: each
+about 65 minutes where they compute in bf16, two and a half times that elsewhere. The films have no patient numbers: each
 counts as a patient of its own, so the intervals are narrower than they should be where a child has several films.
 """
 

@@ -21,7 +21,7 @@ from orchestrator.mending import config_again, is_damaged, read_planned, targets
 from orchestrator.places import address
 from orchestrator.reduction import REDUCED, as_reduced, as_wished
 from orchestrator.shared_plan import SHARED, SharedTask, shared_task
-from orchestrator.starts import comparable, require_others, require_start, start_entry
+from orchestrator.starts import comparable, require_others, require_start, start_entry, start_note
 from orchestrator.teaching import Material, sampler_weights, usable_views, write_targets
 from orchestrator.tuned import tuned_settings
 from pathologies.catalog import CHEXPERT_TARGETS, Pathology, find_pathology, load_catalog
@@ -67,7 +67,8 @@ class Job:
     @property
     def note(self) -> str:
         """What to tell of the job before it starts."""
-        return self.shared.note if self.shared else UNTUNED if self.untuned else ""
+        own = self.shared.note if self.shared else UNTUNED if self.untuned else ""
+        return "; ".join(filter(None, (own, start_note(self.config))))
 
     @property
     def name(self) -> str:

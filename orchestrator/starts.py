@@ -1,7 +1,8 @@
 """The weights that a training starts from: are they there, and are they those that it started from before?
 
-In: a configuration (`init`, `pretrained`). Out: an error before anything starts, or the hash of the file, which
-`config.json` keeps: a path says nothing about what lies there now. Called by the plan.
+In: a configuration (`init`, `pretrained`). Out: an error before anything starts, a note on weights that fit it less
+well, or the hash of the file, which `config.json` keeps: a path says nothing about what lies there now. Called by the
+plan.
 """
 
 from collections.abc import Mapping
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from models.config import TrainConfig
-from models.paths import start_file
+from models.paths import TargetPaths, read_json, start_file
 from orchestrator.dataset import hash_file
 
 START = "start_sha256"  # key of config.json
@@ -51,6 +52,16 @@ def start_entry(config: TrainConfig) -> dict[str, str]:
     except FileNotFoundError:
         return {}
     return {START: hash_file(path)} if path else {}
+
+
+def start_note(config: TrainConfig) -> str:
+    """What to tell of starting weights that saw their films standardised otherwise; their run's settings say how."""
+    try:
+        path = require_start(config)
+        before = read_json(TargetPaths(path.parent).config)["config"].get("standardise", "dataset") if path else ""
+    except (FileNotFoundError, ValueError, KeyError):  # a weight file alone, or a cluster's: nothing is known
+        return ""
+    return f"starts from weights of standardise={before}" if before not in ("", config.standardise) else ""
 
 
 def comparable(before: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

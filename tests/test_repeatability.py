@@ -16,7 +16,14 @@ print("ready", flush=True); sys.stdin.readline()
 run_job(Path(sys.argv[1]), Path(sys.argv[2]))"""
 RECIPES = {
     "usual": {"epochs": 2, "dropout": 0.2},
-    "rich": {"epochs": 2, "backbone": "plain", "mixup": 0.2, "averaging": 0.9, "snapshots": 1},
+    "rich": {
+        "epochs": 2,
+        "backbone": "plain",
+        "mixup": 0.2,
+        "averaging": 0.9,
+        "snapshots": 1,
+        "standardise": "local",
+    },
 }
 
 

@@ -122,3 +122,16 @@ def test_no_target_starts_from_itself_and_nothing_finished_is_lost(dataset, tmp_
     if not shared:
         [edema] = plan_run(dataclasses.replace(request, targets=("edema",)), "cpu")
         assert not edema.finished
+
+
+def test_starting_weights_of_films_standardised_otherwise_are_told_of(dataset, tmp_path, weights):
+    folder = weights.parents[1]
+    [job] = plan(dataset, tmp_path / "alone", settings={"init": str(folder)})
+    assert job.note == "", "nothing is known of a weight file alone"
+    write_json(weights.parent / "config.json", {"config": {"backbone": "resnet18"}})  # of before there was a choice
+    [alike] = plan(dataset, tmp_path / "alike", settings={"init": str(folder)})
+    [other] = plan(dataset, tmp_path / "other", settings={"init": str(folder), "standardise": "local"})
+    [anew] = plan(dataset, tmp_path / "anew", settings={"standardise": "local"})
+    assert [job.note for job in (alike, other, anew)] == ["", "starts from weights of standardise=dataset", ""]
+    (weights.parent / "config.json").write_text("{")
+    assert other.note == ""
