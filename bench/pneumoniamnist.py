@@ -10,8 +10,9 @@ official training and validation parts together. Those fall into three kinds of 
 contrast); a network is trained on one kind and asked about the two others. The test part was put together on its own,
 so what counts is how a network does on films unlike its own; on films like its own all candidates do alike. The test
 part is read once, at the end; each reading is appended to `pneumoniamnist_reads.jsonl` beside this file. Two cores take
-about 65 minutes where they compute in bf16, two and a half times that elsewhere. The films have no patient numbers: each
-counts as a patient of its own, so the intervals are narrower than they should be where a child has several films.
+65 minutes where they compute in bf16; elsewhere networks train for half the epochs, and it takes about 80. The films
+have no patient numbers: each counts as a patient of its own, so the intervals are narrower than they should be where a
+child has several films.
 """
 
 import argparse
@@ -35,6 +36,7 @@ from models.bootstrap import Interval, PatientBootstrap, interval
 from models.config import parse_settings
 from models.metrics import sigmoid
 from models.paths import RunPaths, append_json_line, write_json, write_text
+from models.processor import cpu_precision
 from orchestrator.launch import train_run
 from orchestrator.plan import TrainRequest
 from orchestrator.prepare import PrepareRequest, prepare
@@ -50,9 +52,10 @@ GROUP: tuple[dict[str, str], ...] = ({}, {}, {"backbone": "resnet14t"})  # what 
 MEMBERS = GROUPS * GROUP
 SINGLE_AUC, SINGLE_ACCURACY, ENSEMBLE_AUC, MINUTES = 0.980, 0.92, 0.987, 90
 COMMON = {
-    "backbone": "resnet10t", "epochs": "24", "batch_size": "64", "learning_rate": "3e-3", "rotation": "12",
+    "backbone": "resnet10t", "batch_size": "64", "learning_rate": "3e-3", "rotation": "12",
     "translation": "0.1", "scaling": "0.15", "averaging": "0.99",
 }  # fmt: skip
+EPOCHS = {"bf16": "24", "fp32": "12"}  # fp32 takes two and a half times as long, and MINUTES are all there are
 HARD = {"brightness": "0.8", "contrast": "0.6", "noise": "0.2", "erasing": "0.3"}  # as other machines expose films
 LOCAL = HARD | {"standardise": "local"}  # so that neither exposure nor shading across the film reaches the network
 # What is tried, each for its reason; the lowest log loss on unseen films is taken.
@@ -181,13 +184,12 @@ def make_dataset(options: argparse.Namespace, name: str, films: pd.DataFrame, pa
 def train(options: argparse.Namespace, dataset: Path, name: str, members: list[dict[str, str]]) -> RunPaths:
     """A run whose member k has the settings `members[k]` and a seed of its own."""
     out = options.work / "runs" / name
-    given = dict(word.split("=", 1) for word in options.set)
     request = TrainRequest(
         dataset=dataset,
         out=out,
         targets=("pneumonia",),
         members=len(members),
-        settings=parsed(COMMON | given),
+        settings=parsed(common(options)),
         member_settings={number: parsed(own) for number, own in enumerate(members)},
     )
     started = time.monotonic()
@@ -197,6 +199,13 @@ def train(options: argparse.Namespace, dataset: Path, name: str, members: list[d
         raise SystemExit(f"Not trained: {'; '.join(failed)}. The same command tries again.")
     print(f"{name}: {len(members)} networks, {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)
     return RunPaths(out)
+
+
+def common(options: argparse.Namespace) -> dict[str, str]:
+    """The settings of all networks: COMMON, as many epochs as there is time for, and the user's."""
+    given = dict(word.split("=", 1) for word in options.set)
+    precision = given.get("precision", "auto")
+    return COMMON | {"epochs": EPOCHS.get(cpu_precision() if precision == "auto" else precision, "12")} | given
 
 
 def parsed(settings: Mapping[str, str]) -> dict:
@@ -288,7 +297,7 @@ def log_reading(options: argparse.Namespace, choice: Choice, rows: list[list[str
             "candidate": choice.candidate,
             "threshold": round(choice.threshold, 4),
             "members": list(GROUP),
-            "settings": COMMON | CANDIDATES[choice.candidate] | dict(word.split("=", 1) for word in options.set),
+            "settings": common(options) | CANDIDATES[choice.candidate],
             "films": options.films,
             "results": [row for row in rows if not row[0].startswith("published")],
         },

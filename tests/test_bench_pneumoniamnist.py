@@ -110,3 +110,12 @@ def test_the_time_is_judged_only_where_all_of_it_was_seen():
     assert not time_faults(bench.MINUTES, resumed=False)
     assert "at most 90" in time_faults(bench.MINUTES + 1, resumed=False)[0]
     assert "not known" in time_faults(1, resumed=True)[0]
+
+
+def test_networks_train_half_as_long_without_bf16_unless_told_otherwise(monkeypatch):
+    epochs = {}
+    for here in ("bf16", "fp32"):
+        monkeypatch.setattr(bench, "cpu_precision", lambda here=here: here)
+        words = [[], ["--set", "precision=fp32"], ["--set", "precision=auto"], ["--set", "epochs=3"]]
+        epochs[here] = [int(bench.common(bench.parse(one))["epochs"]) for one in words]
+    assert epochs == {"bf16": [24, 12, 24, 3], "fp32": [12, 12, 12, 3]}
