@@ -183,22 +183,17 @@ def make_dataset(options: argparse.Namespace, name: str, films: pd.DataFrame, pa
 
 def train(options: argparse.Namespace, dataset: Path, name: str, members: list[dict[str, str]]) -> RunPaths:
     """A run whose member k has the settings `members[k]` and a seed of its own."""
-    out = options.work / "runs" / name
     request = TrainRequest(
-        dataset=dataset,
-        out=out,
-        targets=("pneumonia",),
-        members=len(members),
-        settings=parsed(common(options)),
-        member_settings={number: parsed(own) for number, own in enumerate(members)},
-    )
+        dataset=dataset, out=options.work / "runs" / name, targets=("pneumonia",), members=len(members),
+        settings=parsed(common(options)), member_settings={k: parsed(own) for k, own in enumerate(members)},
+    )  # fmt: skip
     started = time.monotonic()
     outcomes = train_run(request, lambda event: None)
     failed = [f"{one['job']}: {one['error']}" for one in outcomes if one["status"] != "ok"]
     if failed:
         raise SystemExit(f"Not trained: {'; '.join(failed)}. The same command tries again.")
     print(f"{name}: {len(members)} networks, {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)
-    return RunPaths(out)
+    return RunPaths(request.out)
 
 
 def common(options: argparse.Namespace) -> dict[str, str]:
@@ -214,10 +209,8 @@ def parsed(settings: Mapping[str, str]) -> dict:
 
 def choose(options: argparse.Namespace, films: pd.DataFrame) -> Choice:
     """All candidates on the films that their network has not seen; prints their table."""
-    runs = [
-        train(options, kind_dataset(options, films, kind), f"kind{kind}", list(CANDIDATES.values()))
-        for kind in range(KINDS)
-    ]
+    tried = list(CANDIDATES.values())
+    runs = [train(options, kind_dataset(options, films, kind), f"kind{kind}", tried) for kind in range(KINDS)]
     rows, choices = [], {}
     for member, candidate in enumerate(CANDIDATES):
         answers = pd.concat([stored_logits(run, member, "calibrate") for run in runs])
@@ -290,18 +283,13 @@ def shown(one: Interval) -> str:
 
 
 def log_reading(options: argparse.Namespace, choice: Choice, rows: list[list[str]]) -> None:
-    append_json_line(
-        options.log,
-        {
-            "time": datetime.now(UTC).isoformat(timespec="seconds"),
-            "candidate": choice.candidate,
-            "threshold": round(choice.threshold, 4),
-            "members": list(GROUP),
-            "settings": common(options) | CANDIDATES[choice.candidate],
-            "films": options.films,
-            "results": [row for row in rows if not row[0].startswith("published")],
-        },
-    )
+    entry = {
+        "time": datetime.now(UTC).isoformat(timespec="seconds"), "candidate": choice.candidate,
+        "threshold": round(choice.threshold, 4), "members": list(GROUP),
+        "settings": common(options) | CANDIDATES[choice.candidate], "films": options.films,
+        "results": [row for row in rows if not row[0].startswith("published")],
+    }  # fmt: skip
+    append_json_line(options.log, entry)
 
 
 if __name__ == "__main__":
