@@ -121,13 +121,14 @@ def write_films(options: argparse.Namespace) -> pd.DataFrame:
     with np.load(DATA) as stored:
         for split in ("train", "val", "test"):
             images, labels = stored[f"{split}_images"], stored[f"{split}_labels"][:, 0]
-            for number, (image, label) in enumerate(zip(images[: options.films], labels, strict=False)):
+            count = min(options.films or len(images), len(images))
+            for number in np.linspace(0, len(images) - 1, count).astype(int):  # the first ones may be of one class
                 name = f"{split}/{number:04d}.png"
-                rows.append((name, split, int(label)))
+                rows.append((name, split, int(labels[number])))
                 path = options.work / "films" / name
                 path.parent.mkdir(parents=True, exist_ok=True)
                 if not path.exists():
-                    Image.fromarray(image).save(path)
+                    Image.fromarray(images[number]).save(path)
     return pd.DataFrame(rows, columns=["path", "split", "pneumonia"])
 
 

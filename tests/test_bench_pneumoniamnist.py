@@ -40,6 +40,17 @@ def test_a_network_learns_from_one_kind_and_is_asked_about_all_others(options):
     assert {"train", "select", "calibrate"} == set(pd.concat(parts))
 
 
+def test_a_trial_takes_films_from_all_over_a_part(options):
+    """The official parts are not shuffled everywhere: their first films may be of one class."""
+    whole = bench.write_films(options)
+    options.films = 10
+    some = bench.write_films(options)
+    assert some.groupby("split").size().to_dict() == {"train": 10, "val": 10, "test": 9}
+    assert {"train/0000.png", "train/0039.png", "val/0011.png"} <= set(some["path"])
+    known = whole.set_index("path")["pneumonia"]
+    assert (known[some["path"]].to_numpy() == some["pneumonia"]).all()
+
+
 def test_a_kind_holds_films_of_like_appearance(options):
     """The films' brightness comes in three steps, beside a larger one of the ill: a kind is one of the three."""
     draws = np.random.default_rng(3)
