@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from timm.models import adapt_input_conv
 from torch import Tensor, nn
 
-from models.config import TrainConfig
+from models.config import CHOICES, TrainConfig
 from models.paths import start_file
 from models.plain import Plain
 from models.standardise import standardised
@@ -53,8 +53,11 @@ def build_network(
 ) -> SingleLogit:
     """An untrained network; `outputs`: how many targets share it, None for one that is a single target's.
 
-    Errors: ValueError with the nearest names for a backbone that timm does not have.
+    Errors: ValueError with the nearest names for a backbone that timm does not have; a way to standardise unknown here.
     """
+    if standardise not in CHOICES["standardise"]:  # of a bundle that a newer hilum has made
+        known = ", ".join(CHOICES["standardise"])
+        raise ValueError(f"standardise={standardise!r} is not one of: {known}. Update hilum.")
     if backbone not in OWN and not timm.is_model(backbone):
         near = difflib.get_close_matches(backbone, [*OWN, *timm.list_models()], n=4)
         raise ValueError(

@@ -101,3 +101,5 @@ def test_it_is_the_first_step_of_every_network(how, outputs):
 def test_a_misspelt_way_is_refused():
     with pytest.raises(ValueError, match="standardise='films' is not one of: dataset, film, local"):
         TrainConfig(standardise="films")
+    with pytest.raises(ValueError, match="standardise='later' is not one of: dataset, film, local. Update hilum"):
+        build_network("test_resnet", standardise="later")
