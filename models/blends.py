@@ -12,6 +12,7 @@ import numpy as np
 
 from models.metrics import auc, sigmoid
 from models.reliability import log_odds, logistic_fit
+from pathologies.errors import InputError
 
 MEAN_OF_LOGITS = "mean of logits"
 MEAN_OF_PROBABILITIES = "mean of probabilities"
@@ -38,14 +39,14 @@ class Blend:
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
-            raise ValueError(f"Unknown blend {self.method!r}. Known: {', '.join(METHODS)}.")
+            raise InputError(f"Unknown blend {self.method!r}. Known: {', '.join(METHODS)}.")
 
     def apply(self, columns) -> np.ndarray:
         """N x columns of logits -> N scores on the logit scale, float64."""
         columns = np.asarray(columns, dtype=np.float64)
         wanted = len(self.weights) or len(self.distributions) or columns.shape[1]
         if columns.shape[1] != wanted:
-            raise ValueError(f"A blend of {wanted} columns ({self.method}) was given {columns.shape[1]}.")
+            raise InputError(f"A blend of {wanted} columns ({self.method}) was given {columns.shape[1]}.")
         if self.method == MEAN_OF_LOGITS:
             return columns.mean(axis=1)
         if self.method == MEAN_OF_PROBABILITIES:
@@ -65,7 +66,7 @@ class Blend:
         known = [field.name for field in fields(cls)]
         unknown = sorted(set(data) - set(known))
         if unknown:
-            raise ValueError(f"Unknown blend key {unknown[0]!r}. Known: {', '.join(known)}.")
+            raise InputError(f"Unknown blend key {unknown[0]!r}. Known: {', '.join(known)}.")
         data = {name: tuple(value) if isinstance(value, list) else value for name, value in data.items()}
         if "distributions" in data:
             data["distributions"] = tuple(tuple(tuple(knot) for knot in one) for one in data["distributions"])
@@ -132,7 +133,7 @@ def _stack(columns: np.ndarray, truth: np.ndarray, inputs: tuple[str, ...]) -> B
     So without a signal from the others the answer is the finding's own logit, and no worse than it.
     """
     if len(inputs) != columns.shape[1]:
-        raise ValueError(f"Stacking has {columns.shape[1]} columns for the findings {', '.join(inputs) or 'none'}.")
+        raise InputError(f"Stacking has {columns.shape[1]} columns for the findings {', '.join(inputs) or 'none'}.")
     centre, spread = columns.mean(axis=0), columns.std(axis=0)
     spread = np.where(spread > 0, spread, 1.0)
     features = np.column_stack([(columns - centre) / spread, np.ones(len(columns))])

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from models.paths import DatasetPaths, publishing, read_json
+from pathologies.errors import InputError
 
 # Of a GPU's memory, for the cache: twelve trainings on one card keep their own, and two fifths stay for their networks.
 DEVICE_SHARE = 0.05
@@ -37,7 +38,7 @@ def open_images(root: Path | str) -> np.memmap:
     expected = shape[0] * shape[1] * shape[2]
     found = paths.images.stat().st_size if paths.images.is_file() else 0
     if found != expected:
-        raise ValueError(
+        raise InputError(
             f"{paths.images} has {found} bytes; {expected} make {shape[0]} x {shape[1]} x {shape[2]} pixels. "
             "Copy it again, or prepare the data set again in a new folder."
         )
@@ -81,7 +82,7 @@ def join_shards(paths: Iterable[Path], out: Path, keep: np.ndarray | None = None
             shard = read_shard(path)
             if shard is None:
                 path.unlink(missing_ok=True)
-                raise ValueError(f"{path} was damaged after it was written. Run the same prepare again: it is redone.")
+                raise InputError(f"{path} was damaged after it was written. Run the same prepare again: it is redone.")
             chosen = slice(None) if keep is None else keep[at : at + len(shard.images)]
             at += len(shard.images)
             data = np.ascontiguousarray(shard.images[chosen]).data
@@ -96,7 +97,7 @@ def measure_pixels(images: np.ndarray, rows: np.ndarray, at_most: int = 4096) ->
     Of more than `at_most` rows an even selection is read. Counted as integers: no order can change the result.
     """
     if not len(rows):
-        raise ValueError("No image to measure: the part is empty.")
+        raise InputError("No image to measure: the part is empty.")
     chosen = rows[np.unique(np.linspace(0, len(rows) - 1, min(len(rows), at_most)).astype(np.int64))]
     counts = np.zeros(256, np.int64)
     for row in chosen:

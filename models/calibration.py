@@ -13,6 +13,7 @@ import numpy as np
 from models.bootstrap import patient_folds
 from models.metrics import known_rows, sigmoid
 from models.reliability import log_odds, logistic_fit
+from pathologies.errors import InputError
 
 METHODS = ("temperature", "platt", "beta", "isotonic", "prior", "identity")
 ENOUGH = 20  # positives and negatives that a fit needs; with fewer of either only the prevalence is adjusted
@@ -36,15 +37,15 @@ class Calibration:
 
     def __post_init__(self):
         if self.method not in METHODS:
-            raise ValueError(f"Unknown calibration {self.method!r}. Known: {', '.join(METHODS)}.")
+            raise InputError(f"Unknown calibration {self.method!r}. Known: {', '.join(METHODS)}.")
         if self.slope <= 0 or (self.beta is not None and (min(self.beta) < 0 or max(self.beta) <= 0)):
-            raise ValueError(f"A calibration must rise with the logit, got slope {self.slope} and beta {self.beta}.")
+            raise InputError(f"A calibration must rise with the logit, got slope {self.slope} and beta {self.beta}.")
 
     def log_odds(self, logit) -> np.ndarray:
         """Calibrated log odds, before the bend at the far ends."""
         logit = np.asarray(logit, dtype=np.float64)
         if np.isnan(logit).any():
-            raise ValueError(f"{np.isnan(logit).sum()} of {logit.size} logits are NaN; the model's output is broken.")
+            raise InputError(f"{np.isnan(logit).sum()} of {logit.size} logits are NaN; the model's output is broken.")
         if self.knots is not None:
             return np.interp(logit, *np.transpose(self.knots)) + self.shift
         if self.beta is not None:
@@ -73,7 +74,7 @@ class Calibration:
         """The inverse of to_dict, also after a trip through JSON."""
         unknown = sorted(set(data) - {field.name for field in fields(cls)})
         if unknown:
-            raise ValueError(
+            raise InputError(
                 f"Unknown calibration key {unknown[0]!r}. Known: {', '.join(f.name for f in fields(cls))}."
             )
         data = dict(data)
@@ -96,7 +97,7 @@ def fit(logits, truth, patients=None, method: str = "platt", *, weight=None) -> 
     that is almost flat and still keeps the ranking.
     """
     if method not in METHODS:
-        raise ValueError(f"Unknown calibration {method!r}. Known: {', '.join(METHODS)}.")
+        raise InputError(f"Unknown calibration {method!r}. Known: {', '.join(METHODS)}.")
     known = ~np.isnan(np.asarray(truth, dtype=np.float64))
     patients = np.arange(len(known)) if patients is None else np.asarray(patients)
     weight = np.ones(len(known)) if weight is None else np.asarray(weight, dtype=np.float64)
@@ -104,7 +105,7 @@ def fit(logits, truth, patients=None, method: str = "platt", *, weight=None) -> 
     patients = patients[known][weight > 0]
     logits, truth, weight = known_rows(logits, truth, weight)
     if not np.isfinite(logits).all():
-        raise ValueError(f"{np.sum(~np.isfinite(logits))} of {len(logits)} logits are infinite; leave those rows out.")
+        raise InputError(f"{np.sum(~np.isfinite(logits))} of {len(logits)} logits are infinite; leave those rows out.")
     positives, negatives = int(np.sum(truth > 0)), int(np.sum(truth < 1))
     if len(truth) == 0:
         return Calibration(method="identity", reason="no known labels")
@@ -236,6 +237,6 @@ def with_prevalence(calibration: Calibration, prevalence: float, fitted_prevalen
     """
     known = calibration.prevalence if fitted_prevalence is None else fitted_prevalence
     if known is None or not 0 < known < 1 or not 0 < prevalence < 1:
-        raise ValueError(f"A prevalence must lie between 0 and 1, got {prevalence} in the place of {known}.")
+        raise InputError(f"A prevalence must lie between 0 and 1, got {prevalence} in the place of {known}.")
     shift = calibration.shift + float(log_odds(prevalence) - log_odds(known))
     return replace(calibration, shift=shift, prevalence=prevalence)

@@ -20,6 +20,7 @@ from models.batches import normalise
 from models.blends import Blend
 from models.calibration import Calibration
 from models.network import build_network
+from pathologies.errors import InputError
 
 # Shifts (rows, columns, as shares of the side) and sizes of the copies that a member with `copies` looks at: within
 # what training's augmentation draws, and never a mirror image, since the heart has a side.
@@ -103,9 +104,9 @@ class Classifier:
         return self.blend.apply(columns[self.slug])
 
     def logits(self, films: np.ndarray) -> np.ndarray:
-        """N x H x W uint8 films -> N blended logits. ValueError for a finding that is stacked from several."""
+        """N x H x W uint8 films -> N blended logits. InputError for a finding that is stacked from several."""
         if self.blend.inputs:
-            raise ValueError(
+            raise InputError(
                 f"{self.slug} is stacked from {', '.join(self.blend.inputs)}, so it has no answer on its own. "
                 "Ask the whole bundle: load_bundle(folder).logits(films)."
             )
@@ -167,7 +168,7 @@ def read_network(path: Path, model: Mapping[str, Any], device: str) -> nn.Module
         raise FileNotFoundError(f"The bundle lacks {path}. Copy the whole folder, weights included.")
     data = path.read_bytes()
     if hashlib.sha256(data).hexdigest() != model["sha256"]:
-        raise ValueError(f"{path} is not the file that the bundle was made with (its hash differs). Copy it again.")
+        raise InputError(f"{path} is not the file that the bundle was made with (its hash differs). Copy it again.")
     standardise = model.get("standardise", "dataset")  # bundles of before know no other
     network = build_network(model["backbone"], outputs=model.get("outputs"), standardise=standardise)
     network.load_state_dict(load(data))

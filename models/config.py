@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from types import UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
+from pathologies.errors import InputError
+
 CHOICES: Mapping[str, tuple[str, ...]] = {
     "views": ("frontal", "lateral", "all"),
     "loss": ("bce", "focal", "asymmetric"),
@@ -116,26 +118,26 @@ class TrainConfig:
     def __post_init__(self) -> None:
         for name, allowed in CHOICES.items():
             if getattr(self, name) not in allowed:
-                raise ValueError(f"{name}={getattr(self, name)!r} is not one of: {', '.join(allowed)}")
+                raise InputError(f"{name}={getattr(self, name)!r} is not one of: {', '.join(allowed)}")
         for name, least in AT_LEAST.items():
             value = getattr(self, name)
             if value is not None and not value >= least:
-                raise ValueError(f"{name}={value} is too small: at least {least}")
+                raise InputError(f"{name}={value} is too small: at least {least}")
         for name in SHARES:
             if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name}={getattr(self, name)} must lie between 0 and 1")
+                raise InputError(f"{name}={getattr(self, name)} must lie between 0 and 1")
         if self.snapshots > self.epochs:
-            raise ValueError(f"snapshots={self.snapshots} of {self.epochs} epochs: at most one of each epoch")
+            raise InputError(f"snapshots={self.snapshots} of {self.epochs} epochs: at most one of each epoch")
         if self.schedule == "cyclic" and self.snapshots < 2:
-            raise ValueError(f"schedule=cyclic begins anew for each snapshot: snapshots={self.snapshots} is below 2")
+            raise InputError(f"schedule=cyclic begins anew for each snapshot: snapshots={self.snapshots} is below 2")
         if self.batch_size % self.ranks or self.ranks > 1 and self.batch_size < 2 * self.ranks:
-            raise ValueError(f"batch_size={self.batch_size} cannot be shared equally by ranks={self.ranks}")
+            raise InputError(f"batch_size={self.batch_size} cannot be shared equally by ranks={self.ranks}")
         if not 0 < self.start_size <= 1:
-            raise ValueError(f"start_size={self.start_size} must lie above 0 and at most at 1")
+            raise InputError(f"start_size={self.start_size} must lie above 0 and at most at 1")
         if self.device.partition(":")[0] not in ("auto", "cpu", "cuda"):
-            raise ValueError(f"device={self.device!r} is not one of: auto, cpu, cuda, cuda:0, cuda:1, ...")
+            raise InputError(f"device={self.device!r} is not one of: auto, cpu, cuda, cuda:0, cuda:1, ...")
         if self.positive_weight not in ("none", "balanced") and not _is_positive(self.positive_weight):
-            raise ValueError(f"positive_weight={self.positive_weight!r} is not none, balanced or a number above 0")
+            raise InputError(f"positive_weight={self.positive_weight!r} is not none, balanced or a number above 0")
 
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
@@ -153,7 +155,7 @@ def parse_settings(words: Iterable[str]) -> dict[str, Any]:
     for word in words:
         name, separator, text = word.partition("=")
         if not separator:
-            raise ValueError(f"--set wants name=value, got {word!r}. For example: --set epochs=20")
+            raise InputError(f"--set wants name=value, got {word!r}. For example: --set epochs=20")
         settings[name.strip()] = _parse(name.strip(), text.strip())
     return settings
 
@@ -205,7 +207,7 @@ def _known(name: str) -> type | UnionType:
     if name not in hints:
         near = difflib.get_close_matches(name, hints, n=1)
         hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"Unknown setting {name!r}.{hint} Known: {', '.join(hints)}")
+        raise InputError(f"Unknown setting {name!r}.{hint} Known: {', '.join(hints)}")
     return hints[name]
 
 
@@ -219,12 +221,12 @@ def _parse(name: str, text: str) -> Any:
         return text
     if kind is bool:
         if text.lower() not in ("true", "false"):
-            raise ValueError(f"{name}={text!r}: expected true or false")
+            raise InputError(f"{name}={text!r}: expected true or false")
         return text.lower() == "true"
     try:
         return kind(text)
     except ValueError:
-        raise ValueError(f"{name}={text!r}: expected a{'n' if kind is int else ''} {kind.__name__}") from None
+        raise InputError(f"{name}={text!r}: expected a{'n' if kind is int else ''} {kind.__name__}") from None
 
 
 def _converted(name: str, value: Any) -> Any:
@@ -237,5 +239,5 @@ def _converted(name: str, value: Any) -> Any:
     if float in kinds and isinstance(value, int):
         return float(value)
     if not isinstance(value, kinds) or isinstance(value, bool):
-        raise ValueError(f"{name}={value!r}: expected {' or '.join(kind.__name__ for kind in kinds)}")
+        raise InputError(f"{name}={value!r}: expected {' or '.join(kind.__name__ for kind in kinds)}")
     return value

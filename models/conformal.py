@@ -19,6 +19,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from models.metrics import known_probabilities
+from pathologies.errors import InputError
 
 COVERAGE = 0.9
 
@@ -30,7 +31,7 @@ def fit(probability, truth, patients, coverage: float = COVERAGE) -> dict:
     (under coverage / (1 - coverage), so 9 for 0.9) that class is never excluded, and `reason` says so.
     """
     if not 0 < coverage < 1:
-        raise ValueError(f"The coverage is {coverage}. Allowed: between 0 and 1, for example {COVERAGE}.")
+        raise InputError(f"The coverage is {coverage}. Allowed: between 0 and 1, for example {COVERAGE}.")
     known = ~np.isnan(np.asarray(truth, dtype=np.float64))
     patients = np.asarray(patients)[known]
     probability, truth, _ = known_probabilities(np.asarray(probability)[known], np.asarray(truth)[known])

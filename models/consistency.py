@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from pathologies.errors import InputError
+
 
 def descendants(slug: str, parents: Mapping[str, Sequence[str]]) -> list[str]:
     """All findings below `slug`, children of children included. Errors: a finding below itself."""
@@ -20,7 +22,7 @@ def descendants(slug: str, parents: Mapping[str, Sequence[str]]) -> list[str]:
                 found.append(child)
                 open_.append(child)
     if slug in found:
-        raise ValueError(f"The parents go in a circle: {slug} lies below itself by way of {', '.join(found)}.")
+        raise InputError(f"The parents go in a circle: {slug} lies below itself by way of {', '.join(found)}.")
     return [child for child in parents if child in found]
 
 

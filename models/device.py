@@ -13,6 +13,7 @@ import torch
 
 from models.config import TrainConfig
 from models.processor import cpu_precision
+from pathologies.errors import InputError
 
 log = logging.getLogger(__name__)
 
@@ -33,9 +34,9 @@ def available_device(device: str) -> str:
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     if device.partition(":")[0] not in ("cpu", "cuda"):
-        raise ValueError(f"Unknown device {device!r}. Known: auto, cpu, cuda, cuda:0, cuda:1, ...")
+        raise InputError(f"Unknown device {device!r}. Known: auto, cpu, cuda, cuda:0, cuda:1, ...")
     if device.startswith("cuda") and not torch.cuda.is_available():
-        raise ValueError(f"device={device}, but torch {torch.__version__} finds no GPU here. Use device=cpu or auto.")
+        raise InputError(f"device={device}, but torch {torch.__version__} finds no GPU here. Use device=cpu or auto.")
     return device
 
 

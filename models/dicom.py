@@ -2,7 +2,7 @@
 
 In: bytes. Out: uint8, height x width. Called by `models.images.decode`. The order and the formulas are those of the
 DICOM standard PS3.3, sections C.11.1 (modality LUT), C.11.2 (VOI LUT and window), C.7.6.3.1.2 (photometric
-interpretation) and C.11.6 (presentation LUT shape). A file that cannot be used is a ValueError that says the reason.
+interpretation) and C.11.6 (presentation LUT shape). A file that cannot be used is an InputError that says the reason.
 """
 
 import io
@@ -11,6 +11,8 @@ import math
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+from pathologies.errors import InputError
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
@@ -24,7 +26,7 @@ def is_dicom(data: bytes) -> bool:
 
 
 def decode_dicom(data: bytes, *, max_pixels: int) -> np.ndarray:
-    """One grey frame as uint8, height x width. ValueError with the reason when it cannot be used."""
+    """One grey frame as uint8, height x width. InputError with the reason when it cannot be used."""
     dataset = _read(data)
     _check(dataset, max_pixels)
     stored = _read_stored(dataset)
@@ -48,11 +50,11 @@ def _read(data: bytes) -> "Dataset":
     except MemoryError:
         raise
     except Exception as error:  # bytes from outside can fail the parser in any way; it is this file's fault
-        raise ValueError("damaged DICOM") from error
+        raise InputError("damaged DICOM") from error
     if "PixelData" not in dataset:
         # pydicom gives nothing at all when the file ends within compressed pixels.
         cut = "Rows" in dataset or (is_dicom(data) and not len(dataset))
-        raise ValueError("truncated" if cut else "not an image (DICOM without pixels)")
+        raise InputError("truncated" if cut else "not an image (DICOM without pixels)")
     return dataset
 
 
@@ -60,22 +62,22 @@ def _check(dataset: "Dataset", max_pixels: int) -> None:
     needed = ("Rows", "Columns", "BitsAllocated", "BitsStored", "PhotometricInterpretation")
     missing = [name for name in needed if dataset.get(name) in (None, "")]
     if missing:
-        raise ValueError(f"damaged DICOM (no {', '.join(missing)})")
+        raise InputError(f"damaged DICOM (no {', '.join(missing)})")
     if dataset.BitsAllocated not in (8, 16) or not 1 <= dataset.BitsStored <= dataset.BitsAllocated:
-        raise ValueError(f"{dataset.BitsStored} of {dataset.BitsAllocated} bits per DICOM pixel; 8 or 16 are read")
+        raise InputError(f"{dataset.BitsStored} of {dataset.BitsAllocated} bits per DICOM pixel; 8 or 16 are read")
     if dataset.Rows * dataset.Columns > max_pixels:
-        raise ValueError(f"too large (more than {max_pixels // 1_000_000} million pixels)")
+        raise InputError(f"too large (more than {max_pixels // 1_000_000} million pixels)")
     if int(dataset.get("NumberOfFrames") or 1) != 1:
-        raise ValueError(f"{dataset.NumberOfFrames} frames in one DICOM file; a radiograph has one")
+        raise InputError(f"{dataset.NumberOfFrames} frames in one DICOM file; a radiograph has one")
     if dataset.PhotometricInterpretation not in ("MONOCHROME1", "MONOCHROME2"):
-        raise ValueError(f"colour DICOM ({dataset.PhotometricInterpretation}); a radiograph is MONOCHROME1 or 2")
+        raise InputError(f"colour DICOM ({dataset.PhotometricInterpretation}); a radiograph is MONOCHROME1 or 2")
 
 
 def _read_stored(dataset: "Dataset") -> np.ndarray:
     """Stored pixel values as int32 within BitsStored (PS3.5, section 8.1.1)."""
     compressed = _check_decoder(dataset)
     if not compressed and len(dataset.PixelData) * 8 < dataset.Rows * dataset.Columns * dataset.BitsAllocated:
-        raise ValueError("truncated")
+        raise InputError("truncated")
     stored, bits = _decode_pixels(dataset).astype(np.int32), int(dataset.BitsStored)
     top = bits - 1 if compressed else int(dataset.get("HighBit", bits - 1))
     if dataset.get("PixelRepresentation") == 1:
@@ -97,11 +99,11 @@ def _decode_pixels(dataset: "Dataset") -> np.ndarray:
     except MemoryError:
         raise
     except Exception as error:  # a decoder plug-in can fail in any way on bytes from outside
-        raise ValueError("damaged DICOM pixels") from error
+        raise InputError("damaged DICOM pixels") from error
 
 
 def _check_decoder(dataset: "Dataset") -> bool:
-    """Whether the pixels are compressed. ValueError naming what to install when no plug-in can read them."""
+    """Whether the pixels are compressed. InputError naming what to install when no plug-in can read them."""
     from pydicom.pixels import get_decoder
 
     syntax = dataset.file_meta.TransferSyntaxUID
@@ -110,10 +112,10 @@ def _check_decoder(dataset: "Dataset") -> bool:
     try:
         decoder = get_decoder(syntax)
     except NotImplementedError as error:
-        raise ValueError(f"DICOM compression '{syntax.name}' is not supported") from error
+        raise InputError(f"DICOM compression '{syntax.name}' is not supported") from error
     if not decoder.is_available:
         plugins = "; or ".join(decoder.missing_dependencies)
-        raise ValueError(f"DICOM compression '{syntax.name}' needs a plug-in: {plugins}")
+        raise InputError(f"DICOM compression '{syntax.name}' needs a plug-in: {plugins}")
     return True
 
 
@@ -175,7 +177,7 @@ def _look_up(values: np.ndarray, item: "Dataset", dataset: "Dataset") -> tuple[n
         entries, first, bits = (int(value) for value in item.LUTDescriptor)
         table = item.LUTData
     except (AttributeError, TypeError, ValueError) as error:
-        raise ValueError("damaged DICOM (LUT without descriptor or data)") from error
+        raise InputError("damaged DICOM (LUT without descriptor or data)") from error
     entries = entries or 2**16
     if first >= 2**15 and dataset.get("PixelRepresentation") == 1:
         first -= 2**16  # a signed value that was read as unsigned
@@ -184,7 +186,7 @@ def _look_up(values: np.ndarray, item: "Dataset", dataset: "Dataset") -> tuple[n
         table = np.frombuffer(table, "u1" if bits <= 8 and len(table) < 2 * entries else f"{order}u2")
     table = np.atleast_1d(np.asarray(table, dtype=np.int32))[:entries]
     if not table.size:
-        raise ValueError("damaged DICOM (empty LUT)")
+        raise InputError("damaged DICOM (empty LUT)")
     indices = np.clip(np.rint(values).astype(np.int32) - first, 0, table.size - 1)
     return table[indices], table
 

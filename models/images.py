@@ -2,7 +2,7 @@
 
 In: a path or the bytes of a PNG, JPEG or DICOM file. Out: uint8 arrays. Called by `orchestrator.prepare`, `predict` and
 `serve`, so that training and use see the same pixels; `INTENSITY_CONTRACT` says in words what is done and is stored in
-every data set and bundle. An image that cannot be used is a ValueError whose text is the reason, fit for a table.
+every data set and bundle. An image that cannot be used is an InputError whose text is the reason, fit for a table.
 """
 
 import io
@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from models.dicom import decode_dicom, is_dicom
+from pathologies.errors import InputError
 
 INTENSITY_CONTRACT = {
     "version": 1,
@@ -41,30 +42,30 @@ _ORIENTATIONS = {
 
 
 def load_image(source: Path | str | bytes, size: int) -> np.ndarray:
-    """Decode and letterbox: uint8, size x size. ValueError with the reason when the image cannot be used."""
+    """Decode and letterbox: uint8, size x size. InputError with the reason when the image cannot be used."""
     return letterbox(decode(source), size)
 
 
 def decode(source: Path | str | bytes) -> np.ndarray:
-    """The film as uint8, height x width, by `INTENSITY_CONTRACT`. ValueError with the reason when it cannot be used.
+    """The film as uint8, height x width, by `INTENSITY_CONTRACT`. InputError with the reason when it cannot be used.
 
     The kind of file is told by its first bytes; a name ending in .dcm or .dicom also opens DICOM without a preamble.
     """
     named_dicom = not isinstance(source, bytes) and Path(source).suffix.lower() in (".dcm", ".dicom")
     data = source if isinstance(source, bytes) else _read(Path(source))
     if not data:
-        raise ValueError("empty")
+        raise InputError("empty")
     picture = next((name for name, signature in _SIGNATURES.items() if data.startswith(signature)), None)
     if is_dicom(data) or (named_dicom and not picture):
         image = decode_dicom(data, max_pixels=MAX_PIXELS)
     elif picture:
         image = _decode_picture(data, picture)
     elif any(signature.startswith(data) for signature in _SIGNATURES.values()):
-        raise ValueError("truncated")
+        raise InputError("truncated")
     else:
-        raise ValueError("not an image (PNG, JPEG or DICOM)")
+        raise InputError("not an image (PNG, JPEG or DICOM)")
     if image.min() == image.max():
-        raise ValueError("blank image")
+        raise InputError("blank image")
     return image
 
 
@@ -88,11 +89,11 @@ def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except FileNotFoundError as error:
-        raise ValueError("missing") from error
+        raise InputError("missing") from error
     except IsADirectoryError as error:
-        raise ValueError("a folder, not a file") from error
+        raise InputError("a folder, not a file") from error
     except OSError as error:
-        raise ValueError(f"cannot be read: {error.strerror}") from error
+        raise InputError(f"cannot be read: {error.strerror}") from error
 
 
 def _decode_picture(data: bytes, picture: str) -> np.ndarray:
@@ -105,11 +106,11 @@ def _decode_picture(data: bytes, picture: str) -> np.ndarray:
     except MemoryError:
         raise
     except Image.DecompressionBombError as error:
-        raise ValueError(f"too large (more than {MAX_PIXELS // 1_000_000} million pixels)") from error
+        raise InputError(f"too large (more than {MAX_PIXELS // 1_000_000} million pixels)") from error
     # Bytes from outside can fail a decoder in any way (OSError, SyntaxError, struct.error, zlib.error, KeyError, ...);
     # whatever it is, it is this file's fault and not the program's.
     except Exception as error:
-        raise ValueError("damaged" if _has_end(data, picture) else "truncated") from error
+        raise InputError("damaged" if _has_end(data, picture) else "truncated") from error
 
 
 def _has_end(data: bytes, picture: str) -> bool:

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pathologies.errors import InputError
+
 PROBABILITY_FLOOR = float(np.finfo(np.float64).eps)  # scikit-learn's clip of log_loss for 64-bit input
 
 
@@ -26,21 +28,21 @@ class Confusion:
 def known_rows(values, truth, weight=None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return (values, truth, weight) as float64 without the rows of unknown truth or zero weight.
 
-    Raises ValueError on unequal lengths, on a truth outside [0, 1], on negative weights and on a NaN score.
+    Raises InputError on unequal lengths, on a truth outside [0, 1], on negative weights and on a NaN score.
     """
     values, truth = np.asarray(values, dtype=np.float64), np.asarray(truth, dtype=np.float64)
     weight = np.ones_like(truth) if weight is None else np.asarray(weight, dtype=np.float64)
     if values.ndim != 1 or not values.shape == truth.shape == weight.shape:
         raise ValueError(f"Expected three vectors of one length, got {values.shape}, {truth.shape}, {weight.shape}.")
     if not np.all(weight >= 0):
-        raise ValueError("A weight is negative or NaN; give 0 to leave a row out.")
+        raise InputError("A weight is negative or NaN; give 0 to leave a row out.")
     kept = ~np.isnan(truth) & (weight > 0)
     values, truth, weight = values[kept], truth[kept], weight[kept]
     if np.any((truth < 0) | (truth > 1)):
         wrong = truth[(truth < 0) | (truth > 1)][0]
-        raise ValueError(f"Truth must be 1, 0 or NaN, got {wrong:g}. Apply a label contract first.")
+        raise InputError(f"Truth must be 1, 0 or NaN, got {wrong:g}. Apply a label contract first.")
     if np.isnan(values).any():
-        raise ValueError(f"{np.isnan(values).sum()} of {values.size} scores are NaN; leave those rows out.")
+        raise InputError(f"{np.isnan(values).sum()} of {values.size} scores are NaN; leave those rows out.")
     return values, truth, weight
 
 
@@ -134,11 +136,11 @@ def is_probability(values) -> bool:
 
 
 def known_probabilities(probability, truth, weight=None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """known_rows for probabilities; ValueError if a value lies outside [0, 1]."""
+    """known_rows for probabilities; InputError if a value lies outside [0, 1]."""
     probability, truth, weight = known_rows(probability, truth, weight)
     if not is_probability(probability):
         low, high = probability.min(), probability.max()
-        raise ValueError(f"Not a probability: values from {low:g} to {high:g}. Apply a calibration to logits first.")
+        raise InputError(f"Not a probability: values from {low:g} to {high:g}. Apply a calibration to logits first.")
     return probability, truth, weight
 
 

@@ -21,6 +21,7 @@ from models.config import CHOICES, TrainConfig
 from models.paths import start_file
 from models.plain import Plain
 from models.standardise import standardised
+from pathologies.errors import InputError
 
 log = logging.getLogger(__name__)
 OWN: Mapping[str, type[nn.Module]] = {"plain": Plain}  # backbones beside timm's, with the arguments of its models
@@ -53,14 +54,14 @@ def build_network(
 ) -> SingleLogit:
     """An untrained network; `outputs`: how many targets share it, None for one that is a single target's.
 
-    Errors: ValueError with the nearest names for a backbone that timm does not have; a way to standardise unknown here.
+    Errors: InputError with the nearest names for a backbone that timm does not have; a way to standardise unknown here.
     """
     if standardise not in CHOICES["standardise"]:  # of a bundle that a newer hilum has made
         known = ", ".join(CHOICES["standardise"])
-        raise ValueError(f"standardise={standardise!r} is not one of: {known}. Update hilum.")
+        raise InputError(f"standardise={standardise!r} is not one of: {known}. Update hilum.")
     if backbone not in OWN and not timm.is_model(backbone):
         near = difflib.get_close_matches(backbone, [*OWN, *timm.list_models()], n=4)
-        raise ValueError(
+        raise InputError(
             f"Unknown backbone {backbone!r}. Did you mean: {', '.join(near) or 'resnet18'}? "
             "`python -c 'import timm; print(timm.list_models())'` lists them all."
         )
@@ -92,14 +93,14 @@ def initial_network(config: TrainConfig, prevalence: float | np.ndarray) -> Sing
 
 def _load_imagenet(network: SingleLogit, backbone: str) -> None:
     if backbone in OWN:
-        raise ValueError(
+        raise InputError(
             f"There are no ImageNet weights of backbone={backbone}. Set pretrained=false, or another backbone."
         )
     try:
         outputs = getattr(network.backbone, "num_classes", 1)
         source = timm.create_model(backbone, pretrained=True, num_classes=outputs, in_chans=1)
     except Exception as error:  # timm passes on whatever the hub's client, the disk or the network raised
-        raise ValueError(
+        raise InputError(
             f"The ImageNet weights of {backbone!r} cannot be had here ({type(error).__name__}: {str(error)[:200]}). "
             "Without a network, give a weight file instead: --set pretrained=/path/to/weights.safetensors"
         ) from error
@@ -113,7 +114,7 @@ def _load_start(network: SingleLogit, path: Path) -> None:
     try:
         state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, weights_only=True)
     except Exception as error:
-        raise ValueError(f"{path} cannot be read as weights: {error}") from error
+        raise InputError(f"{path} cannot be read as weights: {error}") from error
     state = {name.removeprefix("backbone."): value for name, value in state.get("state_dict", state).items()}
     wanted = network.backbone.state_dict()
     head = tuple(f"{name}." for name in _classifier_names(network.backbone))
@@ -127,7 +128,7 @@ def _load_start(network: SingleLogit, path: Path) -> None:
             taken[name] = value
     missing = [name for name in wanted if name not in taken and not name.startswith(head)]
     if missing:
-        raise ValueError(
+        raise InputError(
             f"{path} does not fit the backbone: {len(missing)} of {len(wanted)} tensors are missing or have another "
             f"shape, first {missing[0]!r}. Is it the weight file of another backbone?"
         )

@@ -14,6 +14,7 @@ import numpy as np
 from models import metrics
 from models.bootstrap import patient_folds
 from models.metrics import Confusion
+from pathologies.errors import InputError
 
 DEFAULT_RULE = "f2"
 SPECIFICITY_FLOOR = 0.5  # of the rules f1 and f2: below it, more than half of the healthy would be called ill
@@ -46,7 +47,7 @@ class OperatingPoint:
         known = [field.name for field in fields(cls)]
         unknown = sorted(set(data) - set(known))
         if unknown:
-            raise ValueError(f"Unknown operating point key {unknown[0]!r}. Known: {', '.join(known)}.")
+            raise InputError(f"Unknown operating point key {unknown[0]!r}. Known: {', '.join(known)}.")
         return cls(**{name: float("nan") if value is None else value for name, value in data.items()})
 
 
@@ -62,7 +63,7 @@ def candidates(score, truth, weight=None) -> Candidates:
     """One threshold midway between each two neighbouring scores, and one at either end."""
     score, truth, weight = metrics.known_rows(score, truth, weight)
     if not np.isfinite(score).all():
-        raise ValueError(f"{np.sum(~np.isfinite(score))} of {len(score)} scores are infinite; leave those rows out.")
+        raise InputError(f"{np.sum(~np.isfinite(score))} of {len(score)} scores are infinite; leave those rows out.")
     values, group = np.unique(score, return_inverse=True)
     positive = np.concatenate([[0.0], np.cumsum(np.bincount(group, weight * truth))])
     negative = np.concatenate([[0.0], np.cumsum(np.bincount(group, weight * (1 - truth)))])
@@ -105,7 +106,7 @@ def choose(score, truth, rule: str = DEFAULT_RULE, *, weight=None) -> OperatingP
 
 
 def parse_rule(rule: str) -> tuple[str, tuple[float, ...]]:
-    """Split "precision>=0.8" into ("precision", (0.8,)); ValueError naming the rules if it is none of them."""
+    """Split "precision>=0.8" into ("precision", (0.8,)); InputError naming the rules if it is none of them."""
     text = rule.replace(" ", "").lower()
     if text in ("f1", "f2"):
         return "f", (float(text[1]),)
@@ -118,7 +119,7 @@ def parse_rule(rule: str) -> tuple[str, tuple[float, ...]]:
     cost = re.fullmatch(rf"cost\({number},{number}\)", text)
     if cost and float(cost[1]) > 0 and float(cost[2]) > 0:
         return "cost", (float(cost[1]), float(cost[2]))
-    raise ValueError(
+    raise InputError(
         f"Unknown operating point rule {rule!r}. Known: {', '.join(RULES)}; S and P in (0, 1], costs above 0."
     )
 

@@ -14,6 +14,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from pathologies.errors import InputError
+
 TEMPORARY_PREFIX = ".tmp-"
 # Folders of a run that are no finding; a user's own finding may not take their names.
 RESERVED_SLUGS = ("shared", "trials", "tuned")
@@ -51,16 +53,16 @@ def write_json(path: Path | str, value: object) -> None:
 
 
 def read_json(path: Path | str) -> dict:
-    """The JSON object in `path`. FileNotFoundError when it is absent, ValueError when it is not a whole JSON object."""
+    """The JSON object in `path`. FileNotFoundError when it is absent, InputError when it is not a whole JSON object."""
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing. Is {path.parent} the right folder, and was it finished?")
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:  # UnicodeDecodeError and JSONDecodeError both are
-        raise ValueError(f"{path} is not whole JSON ({error}). Remove it and run the command that wrote it.") from error
+        raise InputError(f"{path} is not whole JSON ({error}). Remove it and run the command that wrote it.") from error
     if not isinstance(value, dict):
-        raise ValueError(f"{path} holds a JSON {type(value).__name__}; an object was expected.")
+        raise InputError(f"{path} holds a JSON {type(value).__name__}; an object was expected.")
     return value
 
 
@@ -291,7 +293,7 @@ def start_file(init: str) -> Path:
 def _check_slug(slug: str) -> None:
     """A slug becomes a folder name: only a plain identifier that is not taken may."""
     if not slug.isidentifier() or slug in RESERVED_SLUGS:
-        raise ValueError(
+        raise InputError(
             f"'{slug}' cannot name a finding's folder. A slug is lower snake case, and not one of "
             f"{', '.join(RESERVED_SLUGS)}: rename the finding."
         )

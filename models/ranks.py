@@ -26,6 +26,7 @@ from torch import Tensor, distributed, nn
 from models.config import TrainConfig
 from models.paths import AttemptPaths, DatasetPaths, TargetPaths
 from models.persistence import Patience
+from pathologies.errors import InputError
 
 MEETING_MINUTES = 10  # for all ranks to start, and for the slowest at a step
 
@@ -132,12 +133,12 @@ SHARED: dict[type, type] = {nn.BatchNorm2d: SharedBatchNorm, BatchNormAct2d: Sha
 
 
 def share_statistics(network: nn.Module) -> None:
-    """In place; names of weights stay. Errors: ValueError for a kind of batch normalisation that is not known."""
+    """In place; names of weights stay. Errors: InputError for a kind of batch normalisation that is not known."""
     for name, module in network.named_modules():
         if type(module) in SHARED:
             module.__class__ = SHARED[type(module)]
         elif isinstance(module, nn.modules.batchnorm._BatchNorm):
-            raise ValueError(
+            raise InputError(
                 f"{name} is a {type(module).__name__}, which several ranks cannot share. Known: "
                 f"{', '.join(one.__name__ for one in SHARED)}. Train this backbone with one GPU a target."
             )

@@ -15,6 +15,7 @@ import numpy as np
 from models.batches import epoch_order
 from models.recipe import Machine, assemble, freeze
 from models.train import Task, apply_gradients, train_step
+from pathologies.errors import InputError
 
 # The last bias starts at the prevalence, so the first loss is that of a network which knows nothing else. Twice it is
 # run away. (Multiples of the lowest loss, which is the custom, mean nothing once a few films are known by heart.)
@@ -37,11 +38,11 @@ class Ramp:
 
     def __post_init__(self) -> None:
         if not 0 < self.low < self.high < math.inf:
-            raise ValueError(
+            raise InputError(
                 f"The rates go from {self.low:g} to {self.high:g}: give a lowest above 0 and a higher one."
             )
         if self.steps is not None and self.steps < 10:
-            raise ValueError(f"{self.steps} steps are too few to see a curve: give at least 10.")
+            raise InputError(f"{self.steps} steps are too few to see a curve: give at least 10.")
 
     def rates(self, updates: int) -> np.ndarray:
         """`updates`: how many an epoch has."""
@@ -93,7 +94,7 @@ def run_range_test(task: Task, ramp: Ramp, on_step: Callable[[int, int], None] |
     """Take the ramp's steps, or as many as the network bears."""
     truth = task.targets.truth(task.targets.usable("train"))
     if len(np.unique(truth >= 0.5)) < 2:
-        raise ValueError(f"All {len(truth)} films of part `train` have the same answer: there is nothing to learn.")
+        raise InputError(f"All {len(truth)} films of part `train` have the same answer: there is nothing to learn.")
     machine = assemble(task.config, truth)
     updates = math.ceil(len(truth) / (task.config.batch_size * task.config.accumulate))
     batches, rates = _batches(task, machine), ramp.rates(updates)

@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 
 from models.metrics import auc, average_precision
+from pathologies.errors import InputError
 
 FEWEST = 20  # below so many positives or negatives an AUC is mostly chance
 
 
-class NeverPositive(ValueError):
+class NeverPositive(InputError):
     """The training part has only one class."""
 
 

@@ -15,8 +15,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from pathologies.errors import InputError
 
-class Damaged(ValueError):
+
+class Damaged(InputError):
     """A file that is not what was written: cut off, changed, or another one."""
 
 

@@ -70,7 +70,7 @@ class Task:
 def train_target(task: Task, on_epoch: OnEpoch | None = None) -> dict[str, Any]:
     """Train to the last epoch (or the patience's end) from wherever the attempt's checkpoint stands.
 
-    Returns best_epoch, select_score and selection_rule. Errors: NotANumber; ValueError where `train` lacks a class.
+    Returns best_epoch, select_score and selection_rule. Errors: NotANumber; InputError where `train` lacks a class.
     """
     config, targets = task.config, task.targets
     positions = targets.usable("train")

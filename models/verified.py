@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from models.paths import DatasetPaths
+from pathologies.errors import InputError
 
 BLOCK = 2**24
 
 
 def verify_images(dataset: DatasetPaths, manifest: Mapping[str, Any], sign_of_life: Callable[[], None]) -> None:
-    """Errors: ValueError where `images.u8` is not what the manifest says. A stamped file is not read again."""
+    """Errors: InputError where `images.u8` is not what the manifest says. A stamped file is not read again."""
     expected = manifest["images_sha256"]
     stamp = _stamp(dataset.images, expected)
     if stamp.exists() and stamp.stat().st_size:
@@ -30,7 +31,7 @@ def verify_images(dataset: DatasetPaths, manifest: Mapping[str, Any], sign_of_li
             return
         found = _hash(dataset.images, sign_of_life)
         if found != expected:
-            raise ValueError(
+            raise InputError(
                 f"{dataset.images} was changed after it was prepared (SHA-256 {found[:12]}, the manifest says "
                 f"{expected[:12]}). Copy it again, or prepare the data set again in a new folder."
             )

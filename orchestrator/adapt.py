@@ -27,6 +27,7 @@ from orchestrator.fitting import FitSettings, fit_findings
 from orchestrator.local_films import LocalFilms, LocalRequest, read_local_films
 from orchestrator.shifting import estimate_prevalence, prevalence_of, shift_calibration, shift_entry
 from orchestrator.tables import read_frame
+from pathologies.errors import InputError
 
 REFITTED, SHIFTED = "refitted", "prevalence moved"
 CALLS = ("sensitivity", "specificity")
@@ -77,11 +78,11 @@ class AdaptResult:
 
 
 def adapt(request: AdaptRequest, on_progress: Callable[[int, int], None] | None = None) -> AdaptResult:
-    """Write the new bundle. ValueError / FileNotFoundError before anything is written."""
+    """Write the new bundle. InputError / FileNotFoundError before anything is written."""
     if (request.labelled is None) == (not request.prevalence):
-        raise ValueError("Give either --labelled local.csv --images DIR, or --prevalence finding=share.")
+        raise InputError("Give either --labelled local.csv --images DIR, or --prevalence finding=share.")
     if request.labelled is None and request.images is not None:
-        raise ValueError("--images goes with --labelled.")
+        raise InputError("--images goes with --labelled.")
     check_goal(request.bundle, request.out)
     bundle = load_bundle(request.bundle, request.device)
     films = None
@@ -115,7 +116,7 @@ def _by_prevalence(bundle: Bundle, request: AdaptRequest) -> tuple[dict[str, Cha
     changes = {}
     for slug, share in given.items():
         if not 0 < share < 1:
-            raise ValueError(f"--prevalence {slug}={share:g}: a prevalence lies between 0 and 1, both excluded.")
+            raise InputError(f"--prevalence {slug}={share:g}: a prevalence lies between 0 and 1, both excluded.")
         old = bundle.description["findings"][slug]
         facts = {"prevalence": {"before": prevalence_of(old), "after": share}}
         changes[slug] = Change(how=SHIFTED, entry=old | shift_entry(old, share), facts=facts)
@@ -134,7 +135,7 @@ def _read_prevalences(words: tuple[str, ...], slugs: list[str]) -> tuple[dict[st
         frame = read_frame(Path(word))
         missing = [name for name in ("finding", "prevalence") if name not in frame.columns]
         if missing:
-            raise ValueError(f"{word} has no column {missing[0]!r}. Wanted: finding, prevalence.")
+            raise InputError(f"{word} has no column {missing[0]!r}. Wanted: finding, prevalence.")
         hashes[Path(word).name] = hash_file(Path(word))
         pairs += [f"{row.finding}={row.prevalence}" for row in frame.itertuples()]
     return parse_assignments(pairs, slugs, "--prevalence"), hashes

@@ -17,17 +17,18 @@ from models.paths import TEMPORARY_PREFIX, BundlePaths, publishing, read_json, w
 from orchestrator.bundle import Bundle, assemble, load_bundle, self_test
 from orchestrator.dataset import hash_file
 from orchestrator.places import carried_on
+from pathologies.errors import InputError
 
 NOT_COPIED = ("bundle.json", "test_reads.jsonl")
 PREVIOUS = ("calibration", "operating_points", "conformal", "counts", "cross_validated")
 
 
 def check_goal(source: Path, out: Path) -> None:
-    """Make room. ValueError unless `out` is free, unfinished, or adapted from this very bundle, so to be made anew."""
+    """Make room. InputError unless `out` is free, unfinished, or adapted from this very bundle, so to be made anew."""
     if not out.exists() or not any(out.iterdir()):
         return
     if out.resolve() == source.resolve():
-        raise ValueError("--out is the bundle itself, which is left as it is. Give a folder of its own.")
+        raise InputError("--out is the bundle itself, which is left as it is. Give a folder of its own.")
     paths = BundlePaths(out)
     if paths.bundle.is_file():
         made = read_json(paths.bundle).get("adapted", [])
@@ -35,7 +36,7 @@ def check_goal(source: Path, out: Path) -> None:
     else:
         ours = paths.selftest.is_dir()
     if not ours:
-        raise ValueError(f"{out} exists and was not adapted from this bundle. Give another --out.")
+        raise InputError(f"{out} exists and was not adapted from this bundle. Give another --out.")
     paths.bundle.unlink(missing_ok=True)
     for folder in (paths.root / "weights", paths.selftest):  # a link left standing would be written through
         shutil.rmtree(folder, ignore_errors=True)

@@ -12,6 +12,7 @@ import pandas as pd
 
 from orchestrator.levels import LEVELS, aggregate_ids, aggregate_scores, aggregate_truth, ids_at
 from orchestrator.tables import Table
+from pathologies.errors import InputError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +39,7 @@ def align(tables: list[Table], truth: Table, readers: list[Table], level: str | 
     names = [table.name for table in [*tables, *readers]]
     repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated:
-        raise ValueError(f"Two tables are called {repeated[0]!r}; rename one of the files.")
+        raise InputError(f"Two tables are called {repeated[0]!r}; rename one of the files.")
     keys, patients, note = _row_keys(everyone, level)
     rows = pd.Index(sorted(set(keys[0].dropna()).intersection(*[set(one.dropna()) for one in keys[1:]])))
     notes = [note, *_left_out_notes(everyone, keys, rows)]
@@ -57,12 +58,12 @@ def align(tables: list[Table], truth: Table, readers: list[Table], level: str | 
 
 
 def _common_level(tables: list[Table], wanted: str | None) -> str:
-    """The level to judge at; ValueError where a table has coarser rows than that."""
+    """The level to judge at; InputError where a table has coarser rows than that."""
     if wanted is not None and wanted not in LEVELS:
-        raise ValueError(f"Unknown level {wanted!r}. Known: {', '.join(LEVELS)}.")
+        raise InputError(f"Unknown level {wanted!r}. Known: {', '.join(LEVELS)}.")
     coarsest = max(tables, key=lambda table: LEVELS.index(table.level))
     if wanted is not None and LEVELS.index(wanted) < LEVELS.index(coarsest.level):
-        raise ValueError(
+        raise InputError(
             f"{coarsest.name} has a row per {coarsest.level}, so nothing can be judged by {wanted}. "
             f"Leave --level out, or name the column of the {wanted}s by --id."
         )
@@ -103,12 +104,12 @@ def _common_form(keys: list[pd.Series]) -> list[pd.Series] | None:
     return best
 
 
-def _strangers(tables: list[Table]) -> ValueError:
+def _strangers(tables: list[Table]) -> InputError:
     """Names the first table that shares no row with the truth."""
     truth, *others = ((table, set(_without_suffix(_file_name(table.ids)))) for table in tables)
     apart = next((table for table, names in others if not names & truth[1]), tables[-1])
     ours, theirs = (repr(table.ids.iloc[0]) if len(table.ids) else "nothing" for table in (apart, truth[0]))
-    return ValueError(f"{apart.name} and the truth share no row: {ours} against {theirs}. Name the column with --id.")
+    return InputError(f"{apart.name} and the truth share no row: {ours} against {theirs}. Name the column with --id.")
 
 
 def _file_name(key: pd.Series) -> pd.Series:

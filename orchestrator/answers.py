@@ -14,12 +14,13 @@ import pandas as pd
 from models import conformal
 from orchestrator.levels import ids_at
 from pathologies.catalog import find_pathology
+from pathologies.errors import InputError
 
 CONFORMAL_HINT = "Make the bundle again with `hilum ensemble`, or leave --conformal out."
 
 
 def find_slug(name: str, slugs: Sequence[str]) -> str:
-    """The bundle's finding of this name, slug or alias. ValueError with "Did you mean" otherwise."""
+    """The bundle's finding of this name, slug or alias. InputError with "Did you mean" otherwise."""
     if name in slugs:
         return name
     try:
@@ -30,7 +31,7 @@ def find_slug(name: str, slugs: Sequence[str]) -> str:
         return slug
     near = difflib.get_close_matches(name.lower(), slugs, n=1)
     hint = f" Did you mean {near[0]!r}?" if near else ""
-    raise ValueError(f"The bundle has no finding {name!r}.{hint} It has: {', '.join(slugs)}.")
+    raise InputError(f"The bundle has no finding {name!r}.{hint} It has: {', '.join(slugs)}.")
 
 
 def parse_assignments(words: Sequence[str], slugs: Sequence[str], what: str) -> dict[str, float]:
@@ -39,16 +40,16 @@ def parse_assignments(words: Sequence[str], slugs: Sequence[str], what: str) -> 
     for word in words:
         name, equals, text = word.partition("=")
         if not equals:
-            raise ValueError(f"{what} {word!r}: give finding=value, for example {slugs[0]}=0.3.")
+            raise InputError(f"{what} {word!r}: give finding=value, for example {slugs[0]}=0.3.")
         slug = find_slug(name.strip(), slugs)
         try:
             value = float(text)
         except ValueError:
             value = float("nan")
         if not 0 <= value <= 1:
-            raise ValueError(f"{what} {word!r}: {text!r} is not a number between 0 and 1.")
+            raise InputError(f"{what} {word!r}: {text!r} is not a number between 0 and 1.")
         if slug in found:
-            raise ValueError(f"{what}: {slug} is given twice.")
+            raise InputError(f"{what}: {slug} is given twice.")
         found[slug] = value
     return found
 
@@ -64,13 +65,13 @@ def thresholds_of(
 ) -> dict[str, float | None]:
     """{finding: threshold} by a stored rule (none: each finding's own) and by hand; None where none is useful.
 
-    findings: the entries of bundle.json by slug. ValueError for a rule that is not stored, naming those that are.
+    findings: the entries of bundle.json by slug. InputError for a rule that is not stored, naming those that are.
     """
     if rule is not None:
         known = {one.replace(" ", ""): one for one in stored_rules(findings)}
         rule = known.get(rule.replace(" ", "").lower())
         if rule is None:
-            raise ValueError(f"The bundle stores no such operating point. It has: {', '.join(known.values())}.")
+            raise InputError(f"The bundle stores no such operating point. It has: {', '.join(known.values())}.")
     found: dict[str, float | None] = {}
     for slug, entry in findings.items():
         point = entry["operating_points"][rule or entry["operating_point"]]
@@ -82,7 +83,7 @@ def conformal_answers(findings: Mapping[str, Any], slugs: Sequence[str], probabi
     """`<slug>_answer` for each finding, 1 present, 0 absent, -1 uncertain; N x findings probabilities in."""
     without = [slug for slug in slugs if not findings[slug].get("conformal")]
     if without:
-        raise ValueError(f"The bundle has no conformal zone for {', '.join(without)}. {CONFORMAL_HINT}")
+        raise InputError(f"The bundle has no conformal zone for {', '.join(without)}. {CONFORMAL_HINT}")
     columns = {
         f"{slug}_answer": conformal.answer(probability[:, index], findings[slug]["conformal"])
         for index, slug in enumerate(slugs)

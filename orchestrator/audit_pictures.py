@@ -9,6 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
+from pathologies.errors import InputError
+
 BEFORE = {"positive": "#b2182b", "uncertain": "#fdae61", "negative": "#2166ac", "blank": "#d9d9d9"}
 AFTER = {"positive": "#b2182b", "soft": "#fdae61", "negative": "#2166ac", "unknown": "#d9d9d9"}
 
@@ -18,7 +20,7 @@ def write_audit_pictures(report: Mapping, folder: Path) -> list[Path]:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     if not report["findings"]:
-        raise ValueError("The audit has no findings, so there is nothing to draw. Audit a file with label columns.")
+        raise InputError("The audit has no findings, so there is nothing to draw. Audit a file with label columns.")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     written = []

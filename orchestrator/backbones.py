@@ -9,6 +9,8 @@ import functools
 import subprocess
 import sys
 
+from pathologies.errors import InputError
+
 WELL_KNOWN = (
     "plain",  # models/plain.py; the others are timm's
     "resnet10t", "resnet14t", "resnet18", "resnet26", "resnet34", "resnet50", "resnet101", "resnet152", "resnet18d",
@@ -25,14 +27,14 @@ ASK = "import timm; print(*timm.list_models())"
 
 
 def require_backbone(name: str) -> None:
-    """Errors: ValueError for a backbone that neither we nor timm have."""
+    """Errors: InputError for a backbone that neither we nor timm have."""
     if name in WELL_KNOWN:
         return
     known = (*WELL_KNOWN, *_timm_names())
     if name.partition(".")[0] in known:  # resnet18.a1_in1k: a model with the name of its weights
         return
     near = difflib.get_close_matches(name, known, n=4)
-    raise ValueError(
+    raise InputError(
         f"Unknown backbone {name!r}. Did you mean: {', '.join(dict.fromkeys(near)) or 'resnet18'}? "
         "`python -c 'import timm; print(timm.list_models())'` lists them all."
     )
@@ -43,5 +45,5 @@ def _timm_names() -> tuple[str, ...]:
     done = subprocess.run([sys.executable, "-c", ASK], capture_output=True, text=True, timeout=300, check=False)
     if done.returncode:
         reason = done.stderr.strip().splitlines()[-1]
-        raise ValueError(f"timm cannot be asked for its backbones: {reason}. Is it installed here?")
+        raise InputError(f"timm cannot be asked for its backbones: {reason}. Is it installed here?")
     return tuple(done.stdout.split())

@@ -17,6 +17,7 @@ from models.classifier import Classifier, Films, load_classifier
 from models.consistency import raise_parents
 from models.device import available_device
 from models.paths import BundlePaths, read_json
+from pathologies.errors import InputError
 
 log = logging.getLogger(__name__)
 FORMAT = "hilum-bundle/1"
@@ -73,7 +74,7 @@ class Bundle:
 
 
 def load_bundle(folder: Path, device: str = "auto", check: bool = True) -> Bundle:
-    """Read and self-test a bundle. Errors: FileNotFoundError / ValueError that say what is wrong with the folder."""
+    """Read and self-test a bundle. Errors: FileNotFoundError / InputError that say what is wrong with the folder."""
     bundle = assemble(read_description(folder), BundlePaths(folder), device)
     if check:
         self_test(bundle)
@@ -81,14 +82,14 @@ def load_bundle(folder: Path, device: str = "auto", check: bool = True) -> Bundl
 
 
 def read_description(folder: Path) -> dict[str, Any]:
-    """`bundle.json`. Errors: FileNotFoundError / ValueError for a folder that is no bundle of this format."""
+    """`bundle.json`. Errors: FileNotFoundError / InputError for a folder that is no bundle of this format."""
     paths = BundlePaths(folder)
     if not paths.bundle.is_file():
         hint = " It is a run: make a bundle of it with `hilum ensemble`." if (folder / "plan.json").exists() else ""
         raise FileNotFoundError(f"{folder} is not a bundle: it has no bundle.json.{hint}")
     description = read_json(paths.bundle)
     if description.get("format") != FORMAT:
-        raise ValueError(f"{paths.bundle} has format {description.get('format')!r}; this hilum reads {FORMAT!r}.")
+        raise InputError(f"{paths.bundle} has format {description.get('format')!r}; this hilum reads {FORMAT!r}.")
     return description
 
 
@@ -104,7 +105,7 @@ def assemble(description: Mapping[str, Any], paths: BundlePaths, device: str = "
 
 
 def self_test(bundle: Bundle) -> float:
-    """Run the stored input; returns the largest deviation in logits. Errors: ValueError when the answers differ."""
+    """Run the stored input; returns the largest deviation in logits. Errors: InputError when the answers differ."""
     import hashlib
 
     from models.images import decode
@@ -115,7 +116,7 @@ def self_test(bundle: Bundle) -> float:
     film = decode(stored)
     expected = read_json(bundle.paths.selftest / "expected.json")
     if hashlib.sha256(film.tobytes()).hexdigest() != expected["input_sha256"]:
-        raise ValueError(f"{stored} does not decode to what was stored: a broken copy?")
+        raise InputError(f"{stored} does not decode to what was stored: a broken copy?")
     logits = bundle.logits(film[None])[0]
     off = {
         slug: abs(float(logit) - float(expected["logits"].get(slug, math.nan)))
@@ -124,7 +125,7 @@ def self_test(bundle: Bundle) -> float:
     off = {slug: math.inf if math.isnan(far) else far for slug, far in off.items()}  # no maximum would find a NaN
     worst = max(off, key=lambda slug: off[slug])
     if off[worst] > SELFTEST_TOLERANCE:
-        raise ValueError(
+        raise InputError(
             f"The bundle's self-test fails here: {worst} is off by {off[worst]:.3g} in its logit "
             f"(at most {SELFTEST_TOLERANCE:g}). Do not use its answers; compare the torch and timm versions "
             f"({bundle.description['made_with']}) with yours."

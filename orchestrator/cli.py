@@ -1,13 +1,16 @@
 """The command line, `hilum ...`: the only module that prints.
 
 In: words. Out: tables on standard output, progress and errors on standard error, an exit code: 0 done, 1 something that
-was asked for did not come out, 2 unusable input, 130 stopped by Ctrl-C or SIGTERM. The commands live in the files
-`commands_*.py`; heavy libraries are imported inside them, so that `--help` answers at once.
+was asked for did not come out, 2 unusable input, 70 a defect of ours (EX_SOFTWARE of sysexits.h), 130 stopped by Ctrl-C
+or SIGTERM. The commands live in the files `commands_*.py`; heavy libraries are imported inside them, so that `--help`
+answers at once.
 """
 
 import logging
 import os
 import sys
+import tempfile
+import traceback
 from collections.abc import Sequence
 from typing import Any
 
@@ -25,6 +28,7 @@ from orchestrator import (
 )
 from orchestrator.console import errors
 from orchestrator.lifeline import ClusterGone
+from pathologies.errors import InputError
 
 
 class Stopped(Exception):
@@ -54,13 +58,15 @@ commands_compare.register(app)
 commands_search.register(app)
 commands_cluster.register(app)
 
+DEFECT = 70
 STOPPED = "Stopped. What was finished is kept; give the same command again and it goes on from there."
 
 
 def main(words: Sequence[str] | None = None) -> None:
-    """Run one command and leave with its exit code; an expected error is a sentence, never a traceback.
+    """Run one command and leave with its exit code.
 
-    HILUM_TRACEBACK=1 shows the traceback all the same.
+    What the user (InputError) or the system (OSError) can mend is a sentence, never a traceback; anything else is a
+    defect of ours: a sentence that names the file with the traceback. HILUM_TRACEBACK=1 shows the traceback instead.
     """
     end_as_by_ctrl_c()
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
@@ -69,7 +75,7 @@ def main(words: Sequence[str] | None = None) -> None:
     except ClusterGone as error:
         errors.print(f"[bold red]Error:[/] {_escape(str(error))}", soft_wrap=True, highlight=False)
         _leave_at_once(1)
-    except (ValueError, OSError, ImportError) as error:
+    except (InputError, OSError) as error:
         if os.environ.get("HILUM_TRACEBACK"):
             raise
         errors.print(f"[bold red]Error:[/] {_escape(_sentence(error))}", soft_wrap=True, highlight=False)
@@ -77,6 +83,11 @@ def main(words: Sequence[str] | None = None) -> None:
     except (Stopped, KeyboardInterrupt):
         errors.print(STOPPED)
         sys.exit(130)
+    except Exception as error:
+        if os.environ.get("HILUM_TRACEBACK"):
+            raise
+        errors.print(f"[bold red]Error:[/] {_escape(_defect(error))}", soft_wrap=True, highlight=False)
+        sys.exit(DEFECT)
 
 
 def _sentence(error: Exception) -> str:
@@ -84,6 +95,18 @@ def _sentence(error: Exception) -> str:
         where = f": {error.filename}" if error.filename else ""
         return f"{error.strerror}{where}"
     return str(error) or type(error).__name__
+
+
+def _defect(error: Exception) -> str:
+    """The sentence for an error that nobody expected, and a file with its traceback that only this user can read."""
+    what = (traceback.format_exception_only(error)[-1].strip().splitlines() or [type(error).__name__])[0]
+    handle, path = tempfile.mkstemp(prefix="hilum-error-", suffix=".txt")
+    with open(handle, "w", encoding="utf-8") as file:
+        file.write(f"{' '.join(sys.argv)}\n{traceback.format_exc()}")
+    return (
+        f"This is a defect of hilum, not of your input ({what}). What was finished is kept. "
+        f"Please report it with the traceback, which is in {path}"
+    )
 
 
 def _leave_at_once(code: int) -> None:

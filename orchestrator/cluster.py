@@ -18,6 +18,7 @@ from typing import Any
 from models.interrupts import end_as_by_ctrl_c
 from orchestrator.lifeline import ClusterGone
 from orchestrator.packing import ALWAYS_OUT, CHECKOUT
+from pathologies.errors import InputError
 
 log = logging.getLogger(__name__)
 
@@ -114,7 +115,7 @@ def _start(ray: ModuleType, address: str) -> None:
     try:
         ray.init(address, **common, **_code())
     except (ConnectionError, RuntimeError, ValueError) as error:
-        raise ValueError(
+        raise InputError(
             f"No Ray cluster answers at {address!r} ({error}). Start one (`ray start --head`), correct --address or "
             "RAY_ADDRESS, or leave both out to work on this machine alone."
         ) from error
@@ -183,7 +184,7 @@ def require_room(ray: ModuleType, cpus: float, gpus: float) -> None:
     if any(node.get("CPU", 0) >= cpus and node.get("GPU", 0) >= gpus for node in nodes):
         return
     offered = "; ".join(f"{node.get('CPU', 0):g} CPUs, {node.get('GPU', 0):g} GPUs" for node in nodes)
-    raise ValueError(
+    raise InputError(
         f"A target asks for {cpus:g} CPUs and {gpus:g} GPUs, and no node has that. Nodes: {offered}. "
         "Lower --set threads=... or --gpus-per-target."
     )

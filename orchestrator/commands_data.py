@@ -12,6 +12,7 @@ from typer import Argument, Option
 
 from orchestrator.console import output, progress_bar, say, show_table
 from orchestrator.places import place
+from pathologies.errors import InputError
 
 
 def register(app: typer.Typer) -> None:
@@ -210,7 +211,7 @@ def parse_options(words: list[str]) -> dict[str, str]:
     pairs = [word.partition("=") for word in words]
     wrong = [name for name, separator, _ in pairs if not separator]
     if wrong:
-        raise ValueError(f"--option wants name=value, got {wrong[0]!r}. For example: --option official_lists=DIR.")
+        raise InputError(f"--option wants name=value, got {wrong[0]!r}. For example: --option official_lists=DIR.")
     return {name: value for name, _, value in pairs}
 
 
@@ -220,7 +221,7 @@ def parse_fractions(text: str) -> tuple[float, ...]:
     except ValueError:
         shares = ()
     if len(shares) != 4 or min(shares) < 0 or not math.isclose(sum(shares), 1, abs_tol=1e-6):
-        raise ValueError(f"--fractions {text!r}: expected four shares that sum to 1, for example 0.6,0.1,0.15,0.15.")
+        raise InputError(f"--fractions {text!r}: expected four shares that sum to 1, for example 0.6,0.1,0.15,0.15.")
     return shares
 
 
@@ -229,7 +230,7 @@ def parse_fold(text: str | None) -> tuple[int, int] | None:
         return None
     first, separator, second = text.partition("/")
     if not (separator and first.isdigit() and second.isdigit()):
-        raise ValueError(f"--fold {text!r}: expected i/k, for example 1/5.")
+        raise InputError(f"--fold {text!r}: expected i/k, for example 1/5.")
     return int(first), int(second)
 
 

@@ -11,6 +11,7 @@ from typer.core import TyperCommand
 from orchestrator.console import output, progress_bar, say, show_table
 from orchestrator.places import place
 from orchestrator.text import counted, short_names
+from pathologies.errors import InputError
 
 MANY = ("--predictions", "--readers")
 Findings = Annotated[Path | None, Option(help="A folder with pathology files of your own.")]
@@ -145,7 +146,7 @@ def evaluate(
         return _evaluate_tables(given)
     _refuse(given, ("id_", "patient", "blank_as_zero"), "go with --predictions")
     if bundle is None or dataset is None:
-        raise ValueError(
+        raise InputError(
             "Give a BUNDLE and a DATASET, or --predictions tables with --truth; see hilum evaluate --help."
         )
     return _evaluate_bundle(given)
@@ -156,7 +157,7 @@ def _refuse(given: dict[str, Any], names: tuple[str, ...], why: str) -> None:
     options = {"bundle": "BUNDLE", "dataset": "DATASET", "id_": "--id"}
     extra = [options.get(name, f"--{name.replace('_', '-')}") for name in names if given[name]]
     if extra:
-        raise ValueError(f"{', '.join(extra)}: these {why}. hilum evaluate --help shows the two forms.")
+        raise InputError(f"{', '.join(extra)}: these {why}. hilum evaluate --help shows the two forms.")
 
 
 def _evaluate_bundle(given: dict[str, Any]) -> None:
@@ -204,7 +205,7 @@ def _evaluate_tables(given: dict[str, Any]) -> None:
 
     if not given["predictions"] or given["truth"] is None:
         missing = "--truth" if given["predictions"] else "--predictions"
-        raise ValueError(f"{missing} is missing: hilum evaluate --predictions a.csv b.csv --truth truth.csv.")
+        raise InputError(f"{missing} is missing: hilum evaluate --predictions a.csv b.csv --truth truth.csv.")
     request = TablesRequest(
         predictions=tuple(given["predictions"]),
         truth=given["truth"],

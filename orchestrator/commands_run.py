@@ -9,6 +9,7 @@ from typer import Argument, Option
 
 from orchestrator.console import errors, say, show_table
 from orchestrator.places import place
+from pathologies.errors import InputError
 
 Targets = Annotated[str, Option(help="Findings, separated by commas; none: those of CheXpert's twelve that are there.")]
 Findings = Annotated[Path | None, Option(help="A folder with pathology files of your own.")]
@@ -127,11 +128,11 @@ def ensemble(
     where["use"] = use
     if replace is None:
         if refit_dependents:
-            raise ValueError("--refit-dependents belongs to --replace BUNDLE.")
+            raise InputError("--refit-dependents belongs to --replace BUNDLE.")
         make = partial(EnsembleRequest, **where, consistency=consistency)
     else:
         if consistency:
-            raise ValueError("--consistency is a property of the whole bundle: --replace keeps it as it was.")
+            raise InputError("--consistency is a property of the whole bundle: --replace keeps it as it was.")
         make = partial(ReplaceRequest, **where, refit_dependents=refit_dependents)
     with reading_run(run) as source, reading_dataset(dataset) as data, writing(out) as goal:
         if replace is None:
@@ -153,7 +154,7 @@ def parse_member_settings(words: list[str]) -> dict[int, dict[str, Any]]:
     for word in words:
         member, separator, setting = word.partition(":")
         if not separator or not member.isdigit():
-            raise ValueError(f"--member-set wants k:name=value, got {word!r}. For example: 1:backbone=resnet34.")
+            raise InputError(f"--member-set wants k:name=value, got {word!r}. For example: 1:backbone=resnet34.")
         found.setdefault(int(member), {}).update(parse_settings([setting]))
     return found
 

@@ -20,6 +20,7 @@ from orchestrator.evaluation import EvaluationSettings, Operating, Report, evalu
 from orchestrator.table_blends import blend_tables, improper_tables
 from orchestrator.tables import Columns, read_table, read_truth, require_columns
 from pathologies.catalog import find_pathology, load_catalog
+from pathologies.errors import InputError
 
 AUTO = "auto"  # a table's own calls; else 0.5 for probabilities; else the F2 threshold of other patients' folds
 MULTI_LABEL = ("subset_accuracy", "hamming_loss", "sample_f1")
@@ -59,11 +60,11 @@ class Comparison:
 
 
 def compare_tables(request: TablesRequest) -> Comparison:
-    """Read, align, judge, blend and compare. ValueError / FileNotFoundError for files that do not fit."""
+    """Read, align, judge, blend and compare. InputError / FileNotFoundError for files that do not fit."""
     if request.rule != AUTO:
         operating.parse_rule(request.rule)
     if not request.predictions:
-        raise ValueError("No prediction table given.")
+        raise InputError("No prediction table given.")
     truth = read_truth(request.truth, request.columns, request.blank_as_zero)
     names = _names([*request.predictions, *request.readers])
     files = [read_table(path, request.columns, name) for path, name in names]
@@ -88,7 +89,7 @@ def compare_aligned(aligned: AlignedTables, request: TablesRequest) -> Compariso
     scores = {name: table[[slug for slug in slugs if slug in table]] for name, table in aligned.scores.items()}
     empty = [name for name, table in scores.items() if not len(table.columns)]
     if empty:
-        raise ValueError(f"{empty[0]} has none of the findings to judge: {', '.join(slugs)}.")
+        raise InputError(f"{empty[0]} has none of the findings to judge: {', '.join(slugs)}.")
     blended, said = blend_tables(scores, truth, aligned.patients)
     scores |= blended
     improper = improper_tables(scores)
@@ -145,14 +146,14 @@ def _slugs(aligned: AlignedTables, request: TablesRequest) -> list[str]:
     there = [slug for slug in aligned.truth.columns if slug in offered]
     if not there:
         have = ", ".join(aligned.truth.columns) or "none"
-        raise ValueError(f"The tables and the truth have no finding in common. Findings of the truth: {have}.")
+        raise InputError(f"The tables and the truth have no finding in common. Findings of the truth: {have}.")
     if not request.targets:
         return there
     catalog = load_catalog(request.columns.findings)
     wanted = [name if name in there else find_pathology(name, catalog).slug for name in request.targets]
     missing = [slug for slug in wanted if slug not in there]
     if missing:
-        raise ValueError(f"No table together with the truth has {', '.join(missing)}. They have: {', '.join(there)}.")
+        raise InputError(f"No table together with the truth has {', '.join(missing)}. They have: {', '.join(there)}.")
     return wanted
 
 
@@ -234,7 +235,7 @@ def reader_points(readers, scores, truth, bootstrap: PatientBootstrap) -> pd.Dat
             if metrics.undefined_reason(answer):
                 continue
             if not np.isin(call[~np.isnan(answer)], (0, 1)).all():
-                raise ValueError(f"Reader {reader}: the answers to {slug} are not all 0 or 1.")
+                raise InputError(f"Reader {reader}: the answers to {slug} are not all 0 or 1.")
             figures = bootstrap.call_scores(call == 1, answer)
             row = {"reader": reader, "finding": slug, "positives": int((answer == 1).sum())}
             for name in ("sensitivity", "specificity"):

@@ -16,7 +16,9 @@ import pandas as pd
 
 from models.cache import open_images
 from models.paths import DatasetPaths, read_json, to_plain
+from pathologies.errors import InputError
 from pathologies.splits import check_disjoint, split_hash
+from pathologies.table_files import read_parquet_file
 
 FORMAT = "hilum-dataset/1"
 SEAL = "manifest_sha256"  # key of the manifest's own hash
@@ -35,7 +37,7 @@ class Dataset:
 
     def read_labels_frame(self) -> pd.DataFrame:
         """The raw label frame, one row per image."""
-        return pd.read_parquet(self.paths.labels)
+        return read_parquet_file(self.paths.labels)
 
     def parts(self) -> np.ndarray:
         """One part name per image; no patient lies in two parts."""
@@ -53,7 +55,7 @@ class Dataset:
 def load_dataset(path: Path | str) -> Dataset:
     """Open a data set, with its labels and split compared with the manifest and the images with their size.
 
-    FileNotFoundError when the folder holds no complete data set, ValueError when its files do not belong together.
+    FileNotFoundError when the folder holds no complete data set, InputError when its files do not belong together.
     """
     paths = DatasetPaths(Path(path))
     if not paths.manifest.is_file():
@@ -64,15 +66,15 @@ def load_dataset(path: Path | str) -> Dataset:
         )
     manifest = read_json(paths.manifest)
     if manifest.get("format") != FORMAT:
-        raise ValueError(
+        raise InputError(
             f"{paths.manifest} has format {manifest.get('format')!r}; {FORMAT!r} is read. Prepare it again."
         )
     if manifest.get(SEAL, manifest_hash(manifest)) != manifest_hash(manifest):
-        raise ValueError(f"{paths.manifest} was changed after it was written. Copy or prepare the data again.")
+        raise InputError(f"{paths.manifest} was changed after it was written. Copy or prepare the data again.")
     _require_hash(paths.labels, manifest["labels_sha256"])
     split = read_split(paths)
     if len(split) != manifest["images"] or split_hash(split, split["part"]) != manifest["split_hash"]:
-        raise ValueError(f"{paths.split} is not the split that its manifest describes. Copy or prepare the data again.")
+        raise InputError(f"{paths.split} is not the split that its manifest describes. Copy or prepare the data again.")
     check_disjoint(split, split["part"])
     open_images(paths.root)
     return Dataset(manifest=manifest, paths=paths)
@@ -91,7 +93,7 @@ def read_split(paths: DatasetPaths) -> pd.DataFrame:
     try:
         return pd.read_csv(paths.split, dtype="str", keep_default_na=False)
     except ValueError as error:  # no text, or no table: what pandas raises of both is one
-        raise ValueError(f"{paths.split} is damaged ({error}). Copy or prepare the data again.") from error
+        raise InputError(f"{paths.split} is damaged ({error}). Copy or prepare the data again.") from error
 
 
 def hash_file(path: Path) -> str:
@@ -105,7 +107,7 @@ def _require_hash(path: Path, expected: str) -> None:
         raise FileNotFoundError(f"{path} is missing. Copy or prepare the data again.")
     found = hash_file(path)
     if found != expected:
-        raise ValueError(
+        raise InputError(
             f"{path} was changed after it was prepared (SHA-256 {found[:12]}, the manifest says {expected[:12]}). "
             "Copy or prepare the data again."
         )

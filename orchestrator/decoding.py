@@ -21,6 +21,7 @@ import numpy as np
 
 from models.cache import Shard, read_shard_reasons, write_shard
 from models.images import INTENSITY_CONTRACT, load_image
+from pathologies.errors import InputError
 
 OnEvent = Callable[[dict[str, Any]], None]
 SHARD_BYTES = 2**26
@@ -45,7 +46,7 @@ class Decoded:
 
 
 def decode_all(request: DecodeRequest, on_event: OnEvent) -> Decoded:
-    """Decode what no earlier call has done. ValueError as soon as more than `max_rejected` of all rows are rejected."""
+    """Decode what no earlier call has done. InputError as soon as more than `max_rejected` of all rows are rejected."""
     blocks = _blocks(request)
     reasons = {path: read_shard_reasons(path) for path, _ in blocks}
     pending = [(path, rows) for path, rows in blocks if reasons[path] is None]
@@ -70,7 +71,7 @@ def decode_all(request: DecodeRequest, on_event: OnEvent) -> Decoded:
     return Decoded(shards=[path for path, _ in blocks], reasons=[one for path, _ in blocks for one in reasons[path]])
 
 
-class TooManyRejected(ValueError):
+class TooManyRejected(InputError):
     """More rows than allowed have no usable image."""
 
 

@@ -69,7 +69,7 @@ class Work:
 
 
 def examine(request: DoctorRequest) -> Diagnosis:
-    """Errors: ValueError for what the command line got wrong; what the machines lack is a check."""
+    """Errors: InputError for what the command line got wrong; what the machines lack is a check."""
     with connected(request.address) as ray:
         device = "cuda" if ray.cluster_resources().get("GPU", 0) > 0 else "cpu"
         works = planned_work(request, device)

@@ -33,6 +33,7 @@ from orchestrator.members import (
 from orchestrator.places import from_there
 from orchestrator.staging import stage_dataset
 from pathologies.catalog import CHEXPERT_TARGETS, Pathology, find_pathology, load_catalog
+from pathologies.errors import InputError
 from pathologies.labels import LabelContract, resolve
 
 __all__ = ["EnsembleRequest", "Trained", "build_bundle", "finished_targets", "mean_logits"]
@@ -117,7 +118,7 @@ def trained_members(
     trained, left_out = finished_targets(run, wanted, snapshots, use)
     unknown = [slug for slug in trained if slug not in catalog]
     if unknown:
-        raise ValueError(f"No pathology file describes {', '.join(unknown)}. Say where it lies with --findings.")
+        raise InputError(f"No pathology file describes {', '.join(unknown)}. Say where it lies with --findings.")
     return trained, left_out
 
 
@@ -187,16 +188,16 @@ def _dataset_of(run: RunPaths, given: Path | None) -> Dataset:
     dataset = load_dataset(folder)
     changed = [name for name, value in plan["data"].items() if dataset.manifest.get(name) != value]
     if changed:
-        raise ValueError(f"{folder} is not the data set of {run.root}: {', '.join(changed)} differ.")
+        raise InputError(f"{folder} is not the data set of {run.root}: {', '.join(changed)} differ.")
     return dataset
 
 
 def start_afresh(out: BundlePaths, run: RunPaths) -> None:
     """A bundle is made anew as a whole; a folder that is something else is left alone."""
     if out.root.exists() and any(out.root.iterdir()) and not (out.bundle.exists() or out.selftest.exists()):
-        raise ValueError(f"{out.root} exists and is not a bundle. Give another --out.")
+        raise InputError(f"{out.root} exists and is not a bundle. Give another --out.")
     if out.root.resolve() == run.root.resolve():
-        raise ValueError("--out is the run itself. Give a folder of its own.")
+        raise InputError("--out is the run itself. Give a folder of its own.")
     out.bundle.unlink(missing_ok=True)
     for folder in (out.root / "weights", out.selftest):
         shutil.rmtree(folder, ignore_errors=True)

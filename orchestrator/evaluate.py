@@ -39,6 +39,7 @@ from orchestrator.predict import prediction_frame
 from orchestrator.storage import is_remote, join
 from orchestrator.text import aligned
 from pathologies.catalog import load_catalog
+from pathologies.errors import InputError
 from pathologies.labels import LabelContract, resolve
 from pathologies.sources import read_labels
 from pathologies.splits import PARTS
@@ -84,11 +85,11 @@ class Scored:
 
 
 def evaluate(request: EvaluateRequest) -> EvaluateResult:
-    """Score, write and return. Errors: ValueError / FileNotFoundError before anything is written."""
+    """Score, write and return. Errors: InputError / FileNotFoundError before anything is written."""
     if request.part not in PARTS:
-        raise ValueError(f"Unknown part {request.part!r}. Parts: {', '.join(PARTS)}.")
+        raise InputError(f"Unknown part {request.part!r}. Parts: {', '.join(PARTS)}.")
     if request.level not in LEVELS:
-        raise ValueError(f"Unknown level {request.level!r}. Known: {', '.join(LEVELS)}.")
+        raise InputError(f"Unknown level {request.level!r}. Known: {', '.join(LEVELS)}.")
     bundle = load_bundle(request.bundle, request.device)
     findings = bundle.description["findings"]
     thresholds = thresholds_of(findings, request.operating_point)
@@ -118,7 +119,7 @@ def evaluate(request: EvaluateRequest) -> EvaluateResult:
 def _only(truth: pd.DataFrame, wanted: list[str]) -> pd.DataFrame:
     missing = [slug for slug in wanted if slug not in truth]
     if missing:
-        raise ValueError(f"The labels do not have {', '.join(missing)}. They have: {', '.join(truth.columns)}.")
+        raise InputError(f"The labels do not have {', '.join(missing)}. They have: {', '.join(truth.columns)}.")
     return truth[wanted]
 
 
@@ -153,7 +154,7 @@ def score_part(bundle: Bundle, dataset: Dataset, request: EvaluateRequest) -> Sc
     views = bundle.description["input"]["views"]
     chosen &= np.any([usable_views(frame, view) for view in views], axis=0)
     if not chosen.any():
-        raise ValueError(f"The part {request.part!r} has no film of the bundle's views ({', '.join(views)}).")
+        raise InputError(f"The part {request.part!r} has no film of the bundle's views ({', '.join(views)}).")
     rows = np.flatnonzero(chosen)
     images = dataset.images()
     logits = np.concatenate([bundle.logits(images[rows[at : at + BATCH]]) for at in range(0, len(rows), BATCH)])
@@ -170,7 +171,7 @@ def _check_fit(bundle: Bundle, dataset: Dataset, part: str) -> list[str]:
     contract, manifest = bundle.description["input"], dataset.manifest
     for name in ("size", "letterbox", "intensity"):
         if contract[name] != manifest[name]:
-            raise ValueError(
+            raise InputError(
                 f"The bundle takes films with {name} {contract[name]}, the data set has {manifest[name]}. "
                 f"Prepare it again with --size {contract['size']}."
             )
@@ -190,7 +191,7 @@ def _truth(
         other = read_labels(manifest["source"], request.truth, catalog=catalog).frame.set_index("image_id")
         missing = [name for name in frame["image_id"] if name not in other.index]
         if missing:
-            raise ValueError(
+            raise InputError(
                 f"{request.truth} has no row for {len(missing)} of {len(frame)} films, first {missing[0]!r}. "
                 "Is it the truth of this data set?"
             )
@@ -201,7 +202,7 @@ def _truth(
         answer = resolve(frame, slug, contract, catalog, labelled=manifest["sources"])
         columns[slug] = np.where(answer.weights > 0, answer.values, np.nan).astype(float)
     if not columns:
-        raise ValueError(f"The labels know none of the bundle's findings ({', '.join(bundle.slugs)}).")
+        raise InputError(f"The labels know none of the bundle's findings ({', '.join(bundle.slugs)}).")
     return pd.DataFrame(columns), [slug for slug in bundle.slugs if slug not in labelled]
 
 

@@ -13,6 +13,7 @@ import pandas as pd
 
 from models import metrics, reliability
 from models.bootstrap import Interval, PatientBootstrap, finding_figures, finding_intervals, interval
+from pathologies.errors import InputError
 from pathologies.power import MINIMUM_CASES, check_power
 
 UNDERPOWERED = MINIMUM_CASES  # fewer positives or negatives than this: the figures say little
@@ -89,7 +90,7 @@ def evaluate_predictions(
 
     truth: 1, 0 or NaN (unknown; left out). thresholds: a threshold, the calls themselves, or None, and then the finding
     is judged without calls. Resamples are of patients and the same for every finding and for every table of the same
-    patients. ValueError for tables that do not fit together.
+    patients. InputError for tables that do not fit together.
     """
     settings = settings or EvaluationSettings()
     check_tables(scores, truth, patients)
@@ -127,14 +128,14 @@ def make_bootstrap(patients: Sequence, settings: EvaluationSettings) -> PatientB
 
 
 def check_tables(scores: pd.DataFrame, truth: pd.DataFrame, patients: Sequence) -> None:
-    """ValueError unless rows and findings of the three fit together."""
+    """InputError unless rows and findings of the three fit together."""
     if not len(scores) == len(truth) == len(patients):
-        raise ValueError(f"{len(scores)} rows of scores, {len(truth)} of truth and {len(patients)} patient ids differ.")
+        raise InputError(f"{len(scores)} rows of scores, {len(truth)} of truth and {len(patients)} patient ids differ.")
     if pd.isna(pd.Series(np.asarray(patients))).any():
-        raise ValueError("A row has no patient id; the intervals need to know which films belong together.")
+        raise InputError("A row has no patient id; the intervals need to know which films belong together.")
     missing = [slug for slug in scores.columns if slug not in truth.columns]
     if missing:
-        raise ValueError(f"No truth for {', '.join(missing)}. The truth has: {', '.join(truth.columns)}.")
+        raise InputError(f"No truth for {', '.join(missing)}. The truth has: {', '.join(truth.columns)}.")
 
 
 def mean_figures(figures: Sequence[np.ndarray]) -> np.ndarray:

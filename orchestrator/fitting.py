@@ -14,6 +14,7 @@ from models import conformal, metrics, operating, reliability
 from models.bootstrap import Interval, PatientBootstrap, paired_difference, patient_folds, rate_interval
 from models.consistency import descendants
 from orchestrator.choosing import ChoosingSettings, Question, Solution, patient_power, solve
+from pathologies.errors import InputError
 
 RULES = ("f2", "youden", "sensitivity>=0.9", "precision>=0.5", "cost(5,1)")
 DEFAULT_RULE = "f2"
@@ -218,7 +219,7 @@ def _raised(plain: Mapping[str, Answers], parents: Mapping[str, Sequence[str]]) 
             continue
         others = [one for one in group if not np.array_equal(plain[one].patients, plain[slug].patients)]
         if others:
-            raise ValueError(
+            raise InputError(
                 f"{slug} cannot be made consistent with {', '.join(others)}: their networks take other films. "
                 "Train them on the same views, or leave consistency out."
             )

@@ -31,6 +31,7 @@ from orchestrator.sharing import definite_share, memory_request
 from orchestrator.storage import is_remote
 from orchestrator.watch import Watch
 from orchestrator.worker import train_in_worker
+from pathologies.errors import InputError
 
 log = logging.getLogger(__name__)
 POLL_SECONDS = 1.0
@@ -41,7 +42,7 @@ OnEvent = Callable[[dict[str, Any]], None]
 def train_run(request: TrainRequest, on_event: OnEvent) -> list[dict[str, Any]]:
     """Train what is missing of the run; returns the outcome of every job asked for, in order.
 
-    Events are dicts with `event` (planned, started, epoch, finished, waiting) and `job`. Errors: ValueError before
+    Events are dicts with `event` (planned, started, epoch, finished, waiting) and `job`. Errors: InputError before
     anything starts. KeyboardInterrupt ends every child, and the same command goes on from the checkpoints.
     """
     run = RunPaths(request.out)
@@ -255,7 +256,7 @@ def exclusive(run: RunPaths) -> Iterator[None]:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise ValueError(
+            raise InputError(
                 f"Another hilum command is working on {run.root}. Wait for it, or give another --out."
             ) from None
         yield

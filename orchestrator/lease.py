@@ -19,6 +19,7 @@ from types import TracebackType
 from typing import Any
 
 from orchestrator.storage import StorageError, Store, Tag
+from pathologies.errors import InputError
 
 log = logging.getLogger(__name__)
 NAME = ".lease"
@@ -27,7 +28,7 @@ EXPIRY = 60.0
 LOOK = 1.0
 
 
-class LeaseLost(ValueError):
+class LeaseLost(InputError):
     """Another driver holds the run now: this command stops with the sentence."""
 
 
@@ -95,7 +96,7 @@ class Lease:
 
     def _refuse_if_alive(self, holder: dict[str, Any], seen: Tag) -> None:
         if seen or _lives_here(holder):
-            raise ValueError(
+            raise InputError(
                 f"Another hilum command is working on {self.store.uri} (process {holder.get('pid')} on "
                 f"{holder.get('host')}). Wait for it, or give another --out."
             )
@@ -135,7 +136,7 @@ class Lease:
 
 def _parse(body: bytes) -> dict[str, Any]:
     """An unreadable lease is one of an unknown holder: it ends by not changing."""
-    with contextlib.suppress(ValueError):
+    with contextlib.suppress(InputError):
         content = json.loads(body)
         if isinstance(content, dict):
             return content

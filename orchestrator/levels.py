@@ -11,6 +11,7 @@ import pandas as pd
 
 from models.metrics import is_probability, sigmoid
 from models.reliability import log_odds
+from pathologies.errors import InputError
 
 LEVELS = ("image", "study", "patient")
 _PATIENT = re.compile(r"(patient[^/\\]+)", re.IGNORECASE)
@@ -24,7 +25,7 @@ def ids_at(path: pd.Series, level: str) -> pd.Series:
     patient (or a study) stands for itself.
     """
     if level not in LEVELS:
-        raise ValueError(f"Unknown level {level!r}. Known: {', '.join(LEVELS)}.")
+        raise InputError(f"Unknown level {level!r}. Known: {', '.join(LEVELS)}.")
     path = path.astype("str").str.strip().str.replace("\\", "/", regex=False).str.rstrip("/")
     if level == "image":
         return path.str.replace(r"^.*?(?=patient[^/]+/)", "", regex=True)
@@ -40,7 +41,7 @@ def aggregate_scores(scores: pd.DataFrame, groups, how: str = "mean") -> pd.Data
     other score as it is; "max" takes the most suspicious film.
     """
     if how not in ("mean", "max"):
-        raise ValueError(f"Unknown aggregation {how!r}. Known: mean, max.")
+        raise InputError(f"Unknown aggregation {how!r}. Known: mean, max.")
     answers = {}
     for slug in scores.columns:
         values = scores[slug].astype("float64")

@@ -17,6 +17,7 @@ from orchestrator.bundle import Bundle
 from orchestrator.dataset import hash_file
 from orchestrator.predict import PATH_COLUMNS, decoded_batches
 from orchestrator.tables import Columns, read_frame, read_truth
+from pathologies.errors import InputError
 
 VIEW_COLUMNS = ("view", "Frontal/Lateral", "View Position", "ViewPosition", "view_position")
 FRONTAL, LATERAL = ("frontal", "ap", "pa"), ("lateral", "ll", "rl")
@@ -44,16 +45,16 @@ class LocalFilms:
 
 
 def read_local_films(bundle: Bundle, request: LocalRequest, on_progress: Callable[[int, int], None]) -> LocalFilms:
-    """ValueError / FileNotFoundError where table, folder and bundle do not fit together."""
+    """InputError / FileNotFoundError where table, folder and bundle do not fit together."""
     frame = read_frame(request.labelled)
     column = _path_column(frame, request)
     columns = Columns(id_name=column, patient_name=request.patient_column, findings=request.findings)
     table = read_truth(request.labelled, columns, request.blank_as_zero)
     if request.patient_column and table.patient_column != request.patient_column:
-        raise ValueError(f"{request.labelled} has no column {request.patient_column!r}. It has: {_names(frame)}.")
+        raise InputError(f"{request.labelled} has no column {request.patient_column!r}. It has: {_names(frame)}.")
     slugs = [slug for slug in bundle.slugs if slug in table.values and table.values[slug].notna().any()]
     if not slugs:
-        raise ValueError(f"{request.labelled} labels none of the bundle's findings: {', '.join(bundle.slugs)}.")
+        raise InputError(f"{request.labelled} labels none of the bundle's findings: {', '.join(bundle.slugs)}.")
     paths = frame[column].astype("str").tolist()
     reasons = _unwanted_views(frame, paths, bundle.description["input"]["views"])
     files = _find_files(paths, request.images or request.labelled.parent, reasons)
@@ -61,7 +62,7 @@ def read_local_films(bundle: Bundle, request: LocalRequest, on_progress: Callabl
     reasons = {row: reason for row, reason in (reasons | read).items() if reason}
     counted = np.array([row not in reasons for row in range(len(paths))])
     if not counted.any():
-        raise ValueError(f"None of the {len(paths)} films can be used. The first: {paths[0]}: {reasons[0]}.")
+        raise InputError(f"None of the {len(paths)} films can be used. The first: {paths[0]}: {reasons[0]}.")
     listing = pd.DataFrame({
         "path": paths,
         "sha256": [hash_file(files[row]) if row in files and files[row].is_file() else "" for row in range(len(paths))],
@@ -89,9 +90,9 @@ def _path_column(frame: pd.DataFrame, request: LocalRequest) -> str:
         found = request.path_column if request.path_column in frame.columns else None
         hint = "--path-column names one that is not there."
     if found is None:
-        raise ValueError(f"{request.labelled} has no path column. It has: {_names(frame)}. {hint}")
+        raise InputError(f"{request.labelled} has no path column. It has: {_names(frame)}. {hint}")
     if frame[found].isna().any():
-        raise ValueError(f"{request.labelled}: {frame[found].isna().sum()} rows have no {found}.")
+        raise InputError(f"{request.labelled}: {frame[found].isna().sum()} rows have no {found}.")
     return found
 
 

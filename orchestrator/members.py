@@ -20,6 +20,8 @@ from models.paths import RESERVED_SLUGS, BundlePaths, RunPaths, TargetPaths, pub
 from models.reliability import log_odds
 from models.targets import Targets
 from orchestrator.dataset import Dataset
+from pathologies.errors import InputError
+from pathologies.table_files import read_parquet_file
 
 BATCH = 32
 USES = ("both", "single", "shared")  # which networks of a run are members: of a finding's own, of shared ones
@@ -62,7 +64,7 @@ def finished_targets(
     if not run.plan.exists():
         raise FileNotFoundError(f"{run.root} is not a run: it has no plan.json. Make one with `hilum train`.")
     if use not in USES:
-        raise ValueError(f"Unknown choice of networks {use!r}. Known: {', '.join(USES)}.")
+        raise InputError(f"Unknown choice of networks {use!r}. Known: {', '.join(USES)}.")
     trained: dict[str, list[Trained]] = {}
     left_out: dict[str, str] = {}
     for name in sorted(read_json(run.plan)["jobs"], key=lambda name: name.startswith("shared/")):
@@ -85,7 +87,7 @@ def finished_targets(
         kind = {"both": "", "single": " of its own", "shared": " by a shared network"}[use]
         reasons = [f"{name}: {reason}." for name, reason in list(left_out.items())[:5]]
         option = " --shared" if use == "shared" else ""
-        raise ValueError(
+        raise InputError(
             f"{run.root} has no finished training{kind} of {', '.join(missing) or 'any target'}. "
             + (" ".join(reasons) or f"Train first: `hilum train DATASET --out {run.root}{option}`.")
         )
@@ -115,7 +117,7 @@ def member_table(members: list[Trained], part: str) -> pd.DataFrame:
     table = pd.concat(columns, axis=1, keys=[one.name for one in members])
     if table.isna().to_numpy().any():
         hint = " Take those of one kind with --use single or --use shared." if members[-1].outputs else ""
-        raise ValueError(
+        raise InputError(
             f"The members of {members[0].slug} were trained on different views or films; see config.json.{hint}"
         )
     return table.sort_index()
@@ -214,7 +216,7 @@ def hash_of(path: Path) -> str:
 def _stored(paths: TargetPaths, part: str, snapshot: int = 0, finding: str = "") -> pd.Series:
     """`finding`: of a shared network, whose columns are called so."""
     column = (finding or "logit") + (f"@{snapshot}" if snapshot else "")
-    stored = pd.read_parquet(paths.predictions, columns=["image_id", "part", column])
+    stored = read_parquet_file(paths.predictions, columns=["image_id", "part", column])
     return stored[stored["part"] == part].set_index("image_id")[column].astype(float)
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from models.config import TrainConfig
 from models.paths import RunPaths, TargetPaths, read_json
+from pathologies.errors import InputError
 
 
 def read_planned(run: RunPaths) -> dict[str, Any]:
@@ -31,12 +32,12 @@ def is_damaged(paths: TargetPaths) -> bool:
 
 
 def config_again(paths: TargetPaths, config: TrainConfig, planned: Mapping[str, Any] | None) -> TrainConfig:
-    """The configuration that the damaged `config.json` had. Errors: ValueError where that is not the one asked for."""
+    """The configuration that the damaged `config.json` had. Errors: InputError where that is not the one asked for."""
     if planned:
         same = dataclasses.replace(config, device=planned["device"], precision=planned["precision"])
         if same.digest() == planned["config"]:
             return same
-    raise ValueError(
+    raise InputError(
         f"{paths.config} is damaged, and what is asked for now is not what the run's plan has for it. Give the same "
         f"settings as before and it is written again; or remove {paths.root} to train that target anew."
     )

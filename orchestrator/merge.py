@@ -17,20 +17,22 @@ from models.paths import DatasetPaths, publishing, to_plain, write_json
 from orchestrator.dataset import FORMAT, SEAL, Dataset, hash_file, load_dataset, manifest_hash
 from orchestrator.manifest import describe_pixels, describe_rows
 from orchestrator.prepare import write_tables
+from pathologies.errors import InputError
 from pathologies.leaks import Leaks, find_leaks
 from pathologies.merge import Merged, MergeInput, merge_frames
+from pathologies.table_files import read_csv_file
 
 CHUNK = 1024  # films copied at once
 ALIKE = ("size", "letterbox", "intensity")
 
 
 def merge(inputs: Sequence[Path], out: Path, on_event: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
-    """Write the joined data set and return its manifest. ValueError for data sets that do not go together."""
+    """Write the joined data set and return its manifest. InputError for data sets that do not go together."""
     datasets = [load_dataset(path) for path in inputs]
     _require_alike(datasets)
     paths = DatasetPaths(out)
     if paths.root.exists() and any(paths.root.iterdir()):
-        raise ValueError(f"--out {out} is not empty. Give a new folder.")
+        raise InputError(f"--out {out} is not empty. Give a new folder.")
     merged = merge_frames([_input(dataset) for dataset in datasets])
     for note in merged.notes:
         on_event({"event": "note", "message": note})
@@ -67,12 +69,12 @@ def _require_alike(datasets: list[Dataset]) -> None:
     for dataset in datasets[1:]:
         differing = [name for name in ALIKE if dataset.manifest[name] != first.manifest[name]]
         if differing:
-            raise ValueError(
+            raise InputError(
                 f"{first.root} and {dataset.root} differ in {', '.join(differing)} "
                 f"(sizes {first.manifest['size']} and {dataset.manifest['size']}). Prepare them alike first."
             )
         if dataset.manifest["reference_contract"]["closure"] != first.manifest["reference_contract"]["closure"]:
-            raise ValueError(f"{first.root} and {dataset.root} have different closure settings. Prepare them alike.")
+            raise InputError(f"{first.root} and {dataset.root} have different closure settings. Prepare them alike.")
 
 
 def _join(datasets: list[Dataset], out: Path, keep: np.ndarray) -> str:
@@ -97,7 +99,7 @@ def _leaks(datasets: list[Dataset], merged: Merged, paths: DatasetPaths) -> Leak
 
 
 def _rejected(datasets: list[Dataset], leaks: Leaks) -> pd.DataFrame:
-    tables = [pd.read_csv(dataset.paths.rejected, dtype="str", keep_default_na=False) for dataset in datasets]
+    tables = [read_csv_file(dataset.paths.rejected, dtype="str", keep_default_na=False) for dataset in datasets]
     return pd.concat([*tables, leaks.dropped[["image", "reason"]]], ignore_index=True)
 
 

@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from pathologies.errors import InputError
+
 PACKAGES = ("pathologies", "models", "orchestrator")
 CHECKOUT = Path(__file__).resolve().parent.parent
 LIMIT_BYTES = 100 * 2**20  # every node unpacks it and the head keeps it in memory; Ray's own limit is 512 MiB
@@ -40,7 +42,7 @@ def survey(root: Path = CHECKOUT) -> Package:
         else:
             files.append(path)
     if not any(name.startswith("orchestrator/") for name in files):
-        raise ValueError(
+        raise InputError(
             f"{root} does not hold hilum's packages ({', '.join(PACKAGES)}), or an ignore file hides them."
         )
     size = sum((root / name).stat().st_size for name in files)
@@ -48,7 +50,7 @@ def survey(root: Path = CHECKOUT) -> Package:
 
 
 def pack(package: Package, out: Path) -> int:
-    """Write the zip and return its bytes. Errors: ValueError over the limit, naming the largest files."""
+    """Write the zip and return its bytes. Errors: InputError over the limit, naming the largest files."""
     with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
         for name in package.files:
             entry = zipfile.ZipInfo(name, EARLIEST)
@@ -57,7 +59,7 @@ def pack(package: Package, out: Path) -> int:
             archive.writestr(entry, (package.root / name).read_bytes())
     size = out.stat().st_size
     if size > LIMIT_BYTES:
-        raise ValueError(
+        raise InputError(
             f"The upload would be {size / 2**20:.0f} MiB; at most {LIMIT_BYTES // 2**20} MiB are sent. The largest: "
             f"{', '.join(largest(package))}. Name what no job needs in .rayignore."
         )

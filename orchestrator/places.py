@@ -24,6 +24,7 @@ from orchestrator.mirror import Mirror, Wanted, everything, no_checkpoints, smal
 from orchestrator.scratch import cache_root, locked, scratch
 from orchestrator.staging import origin, stage_bundle, stage_dataset
 from orchestrator.storage import StorageError, Store, insist, is_remote, join, parse_place
+from pathologies.errors import InputError
 
 log = logging.getLogger(__name__)
 REFRESH_SECONDS = 2.0
@@ -56,7 +57,7 @@ def place(text: str) -> Path | str:
 
 @contextlib.contextmanager
 def driving(place: Path | str, wanted: Wanted = small_files) -> Iterator[Path]:
-    """The folder in which a driver works on the run at `place`; nobody else drives it meanwhile. Errors: ValueError."""
+    """The folder in which a driver works on the run at `place`; nobody else drives it meanwhile. Errors: InputError."""
     place = parse_place(place)
     if not is_remote(place):
         yield place
@@ -77,10 +78,10 @@ def driving(place: Path | str, wanted: Wanted = small_files) -> Iterator[Path]:
 def driving_here(place: Path | str, address: str | None = None) -> Iterator[Path]:
     """As `driving`, for what has all its processes on this machine: they share one folder, which is sent as it grows.
 
-    Errors: ValueError where the processes would be on other machines.
+    Errors: InputError where the processes would be on other machines.
     """
     if is_remote(parse_place(place)) and not own_cluster(address):
-        raise ValueError(
+        raise InputError(
             f"A search whose run lies at {place} works on this machine alone. Leave --address (and RAY_ADDRESS) out, "
             "or give a folder that all machines share."
         )
@@ -289,5 +290,5 @@ def _named(root: Path | None, place: Path | str | None) -> Iterator[None]:
     except (ValueError, OSError) as error:
         if not is_remote(place) or str(root) not in str(error):
             raise
-        kind: Callable[[str], Exception] = FileNotFoundError if isinstance(error, FileNotFoundError) else ValueError
+        kind: Callable[[str], Exception] = FileNotFoundError if isinstance(error, FileNotFoundError) else InputError
         raise kind(str(error).replace(str(root), str(place))) from error

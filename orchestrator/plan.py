@@ -25,6 +25,7 @@ from orchestrator.starts import comparable, require_others, require_start, start
 from orchestrator.teaching import Material, sampler_weights, usable_views, write_targets
 from orchestrator.tuned import tuned_settings
 from pathologies.catalog import CHEXPERT_TARGETS, Pathology, find_pathology, load_catalog
+from pathologies.errors import InputError
 from pathologies.labels import LabelPolicy
 
 __all__ = ["Job", "Material", "TrainRequest", "plan_run", "read_material", "sampler_weights", "usable_views"]
@@ -84,12 +85,12 @@ def plan_run(request: TrainRequest, device: str) -> list[Job]:
     tuned = tuned_settings(request.tuned, slugs) if request.tuned else {}
     beyond = [member for member in request.member_settings if member >= request.members]
     if beyond:
-        raise ValueError(
+        raise InputError(
             f"There are settings for member {beyond[0]}, and {request.members} member(s), counted from 0. "
             f"Give --members {max(beyond) + 1}."
         )
     if request.shared and request.tuned:
-        raise ValueError("--tuned has the settings of single findings; a shared network takes none of them. Use --set.")
+        raise InputError("--tuned has the settings of single findings; a shared network takes none of them. Use --set.")
     jobs, planned = [], read_planned(run)
     for slug in [SHARED] if request.shared else slugs:
         for member in range(request.members):
@@ -165,7 +166,7 @@ def chosen_targets(names: tuple[str, ...], labelled: list[str], catalog: Mapping
     if not names:
         slugs = [slug for slug in CHEXPERT_TARGETS if slug in labelled]
         if not slugs:
-            raise ValueError(
+            raise InputError(
                 "The data set labels none of CheXpert's twelve targets, so name with --targets what to train. "
                 f"It labels: {', '.join(labelled)}."
             )
@@ -173,7 +174,7 @@ def chosen_targets(names: tuple[str, ...], labelled: list[str], catalog: Mapping
     slugs = list(dict.fromkeys(find_pathology(name, catalog).slug for name in names))
     absent = [slug for slug in slugs if slug not in labelled]
     if absent:
-        raise ValueError(
+        raise InputError(
             f"The data set does not label {', '.join(absent)}: training on it would learn from nothing. "
             f"It labels: {', '.join(labelled)}."
         )
@@ -190,7 +191,7 @@ def resolved_config(
     except ValueError as error:
         if not pathology.training:
             raise
-        raise ValueError(f"{error} (with the [training] table of {pathology.slug}.toml)") from error
+        raise InputError(f"{error} (with the [training] table of {pathology.slug}.toml)") from error
     policy = LabelPolicy(
         uncertain=config.uncertain or pathology.policy.uncertain, blank=config.blank or pathology.policy.blank
     )
@@ -236,7 +237,7 @@ def _settle(paths: TargetPaths, payload: dict[str, Any], force: bool) -> bool:
                 write_json(paths.config, as_reduced(payload, old))  # the upkeep may change at any time
             return finished
         if finished and not force:
-            raise ValueError(
+            raise InputError(
                 f"{paths.root} is trained already, with another configuration ({changed}). "
                 "Use another --out, or --force to train it again."
             )
@@ -259,7 +260,7 @@ def require_same_data(run: RunPaths, dataset: Dataset) -> None:
     names = ("images_sha256", "labels_sha256", "split_hash")
     changed = [name for name in names if planned.get(name) != dataset.manifest[name]]
     if changed:
-        raise ValueError(
+        raise InputError(
             f"{run.root} was begun on another data set ({', '.join(changed)} differ). One run has one data set: "
             "give another --out."
         )

@@ -22,6 +22,8 @@ from models.paths import publishing
 from orchestrator.answers import conformal_answers, group_of_paths, parse_assignments, thresholds_of
 from orchestrator.bundle import BATCH, Bundle, load_bundle
 from orchestrator.levels import LEVELS, aggregate_scores
+from pathologies.errors import InputError
+from pathologies.table_files import read_csv_file
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".dcm", ".dicom")
 GROUP_COLUMNS = {  # of a CSV, by which films are put together; else the path tells
@@ -54,12 +56,12 @@ class PredictResult:
 
 
 def predict(request: PredictRequest, on_progress: OnProgress | None = None) -> PredictResult:
-    """Predict and write the tables. Errors: ValueError / FileNotFoundError for inputs that lead to no file."""
+    """Predict and write the tables. Errors: InputError / FileNotFoundError for inputs that lead to no file."""
     paths = collect_paths(request.inputs)
     if request.out.suffix not in (".csv", ".parquet"):
-        raise ValueError(f"--out {request.out}: the table is written as .csv or .parquet.")
+        raise InputError(f"--out {request.out}: the table is written as .csv or .parquet.")
     if request.level not in LEVELS:
-        raise ValueError(f"Unknown level {request.level!r}. Known: {', '.join(LEVELS)}.")
+        raise InputError(f"Unknown level {request.level!r}. Known: {', '.join(LEVELS)}.")
     bundle = load_bundle(request.bundle, request.device)
     findings = bundle.description["findings"]
     by_hand = parse_assignments(request.thresholds, bundle.slugs, "--threshold")
@@ -121,7 +123,7 @@ def _listed_groups(request: PredictRequest) -> dict[str, str]:
     found: dict[str, str] = {}
     for text in request.inputs:
         if Path(text).suffix.lower() == ".csv" and Path(text).is_file():
-            frame = pd.read_csv(text, dtype="str", keep_default_na=False)
+            frame = read_csv_file(text, dtype="str", keep_default_na=False)
             column = next((name for name in GROUP_COLUMNS[request.level] if name in frame.columns), None)
             if column is not None:
                 pairs = zip(map(str, _listed(Path(text))), frame[column], strict=True)
@@ -151,7 +153,7 @@ def prediction_frame(
 def collect_paths(inputs: Sequence[str]) -> list[Path]:
     """Files as given, the images below a folder in order of name, the matches of a glob, the path column of a CSV."""
     if not inputs:
-        raise ValueError("Nothing to predict: name files, folders, a glob in quotes, or a CSV with a path column.")
+        raise InputError("Nothing to predict: name files, folders, a glob in quotes, or a CSV with a path column.")
     found: list[Path] = []
     for text in inputs:
         path = Path(text)
@@ -176,10 +178,10 @@ def collect_paths(inputs: Sequence[str]) -> list[Path]:
 
 def _listed(table: Path) -> list[Path]:
     """The path column of a CSV; relative paths are looked up from the CSV's folder, then from here."""
-    frame = pd.read_csv(table, dtype="str", keep_default_na=False)
+    frame = read_csv_file(table, dtype="str", keep_default_na=False)
     column = next((name for name in PATH_COLUMNS if name in frame.columns), None)
     if column is None:
-        raise ValueError(
+        raise InputError(
             f"{table} has no path column. It has: {', '.join(map(str, frame.columns))}. "
             f"One of these is wanted: {', '.join(PATH_COLUMNS)}."
         )

@@ -24,6 +24,7 @@ from orchestrator.dataset import SEAL, hash_file, manifest_hash
 from orchestrator.decoding import DecodeRequest, OnEvent, decode_all
 from orchestrator.manifest import describe_pixels, describe_request, describe_rows, differences, remarks
 from pathologies.catalog import load_catalog
+from pathologies.errors import InputError
 from pathologies.filters import filter_frame, filter_reasons
 from pathologies.leaks import Leaks, find_leaks
 from pathologies.shared_splits import apply_split
@@ -60,17 +61,17 @@ class PrepareRequest:
         for name, lowest, highest in (("size", 16, 4096), ("patients", 1, None), ("workers", 1, None)):
             value = getattr(self, name)
             if value is not None and (value < lowest or (highest and value > highest)):
-                raise ValueError(f"{name} is {value}. Allowed: {lowest} {f'to {highest}' if highest else 'or more'}.")
+                raise InputError(f"{name} is {value}. Allowed: {lowest} {f'to {highest}' if highest else 'or more'}.")
         if sum(map(bool, (self.official, self.fold, self.shared_split))) > 1:
-            raise ValueError("An official split, a shared split and a fold exclude each other: take one of them.")
+            raise InputError("An official split, a shared split and a fold exclude each other: take one of them.")
         if self.shared_split and not self.shared_split.is_file():
             raise FileNotFoundError(f"No shared split at '{self.shared_split}'. It is made by `hilum split share`.")
         if not 0 <= self.max_rejected <= 1:
-            raise ValueError(f"max_rejected is {self.max_rejected}. Allowed: a share from 0 to 1.")
+            raise InputError(f"max_rejected is {self.max_rejected}. Allowed: a share from 0 to 1.")
 
 
 def prepare(request: PrepareRequest, on_event: OnEvent | None = None) -> dict[str, Any]:
-    """Make the data set and return its manifest. ValueError or FileNotFoundError say what to put right.
+    """Make the data set and return its manifest. InputError or FileNotFoundError say what to put right.
 
     `on_event` receives {"event": "progress", "done", "total", "rejected"} while decoding, and {"event", "message"}.
     """
@@ -154,7 +155,7 @@ def _already_complete(paths: DatasetPaths, identity: dict[str, Any], on_event: O
     changed = differences(manifest, identity)
     if changed:
         lines = "\n".join(f"  {line}" for line in changed)
-        raise ValueError(
+        raise InputError(
             f"{paths.root} is a complete data set, and was prepared otherwise:\n{lines}\n"
             "A complete data set is not changed: give another --out, or remove it first."
         )
@@ -165,12 +166,12 @@ def _already_complete(paths: DatasetPaths, identity: dict[str, Any], on_event: O
 def _require_usable_folder(paths: DatasetPaths) -> None:
     """A data set goes into a new folder, or on in its own: nothing of anyone else's is mixed with it."""
     if paths.root.exists() and not paths.root.is_dir():
-        raise ValueError(f"--out {paths.root} is a file. Give a new folder.")
+        raise InputError(f"--out {paths.root} is a file. Give a new folder.")
     if not paths.root.is_dir() or paths.shards.is_dir():
         return
     foreign = sorted(path.name for path in paths.root.iterdir())
     if foreign:
-        raise ValueError(
+        raise InputError(
             f"--out {paths.root} holds {', '.join(foreign[:5])}{' ...' if len(foreign) > 5 else ''} and is no "
             "data set. Give a new or empty folder."
         )
@@ -184,7 +185,7 @@ def _alone(paths: DatasetPaths) -> Iterator[None]:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise ValueError(f"Another prepare is writing {paths.root}. Wait for it, or give another --out.") from None
+            raise InputError(f"Another prepare is writing {paths.root}. Wait for it, or give another --out.") from None
         yield
 
 
@@ -230,7 +231,7 @@ def draw_patients(patients: pd.Series, count: int, seed: int) -> set[str]:
 
 def _assign(request: PrepareRequest, frame: pd.DataFrame, source: SourceFrame) -> np.ndarray:
     if frame.empty:
-        raise ValueError(f"No image of {request.labels} is left to use. Ask for fewer filters, or check the files.")
+        raise InputError(f"No image of {request.labels} is left to use. Ask for fewer filters, or check the files.")
     if request.shared_split:
         return apply_split(read_json(request.shared_split), frame, request.salt)
     if request.official:

@@ -16,6 +16,7 @@ from models.paths import AttemptPaths, DatasetPaths, TargetPaths, write_json
 from models.rate_range import PASSES, Ramp, RangeTest, run_range_test
 from orchestrator.curves import BLUE, GREY, ORANGE, STYLE, pyplot, save_figure
 from orchestrator.plan import Job, chosen_targets, read_material, resolved_config, write_job
+from pathologies.errors import InputError
 
 BY_HEART = 0.05  # of the first loss
 SUFFIXES = (".png", ".json")
@@ -40,7 +41,7 @@ class RateResult:
 
 
 def find_rate(request: RateRequest, on_step: Callable[[int, int], None] | None = None) -> RateResult:
-    """Run the test in this process. Errors: ValueError for a finding or a setting that there is not."""
+    """Run the test in this process. Errors: InputError for a finding or a setting that there is not."""
     material = read_material(request.dataset, request.findings)
     slug = chosen_targets((request.target,), material.dataset.manifest["findings"], material.catalog)[0]
     config = resolved_config(material.catalog[slug], request.settings, 0, available_device("auto"))
@@ -79,7 +80,7 @@ def check_outputs(paths: list[Path]) -> None:
     """Before the work: only pictures and JSON are written."""
     wrong = [str(path) for path in paths if path.suffix.lower() not in SUFFIXES]
     if wrong:
-        raise ValueError(f"--out {wrong[0]}: the picture is written as .png, the figures as .json.")
+        raise InputError(f"--out {wrong[0]}: the picture is written as .png, the figures as .json.")
 
 
 def write_result(result: RateResult, path: Path) -> None:

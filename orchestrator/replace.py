@@ -28,6 +28,7 @@ from orchestrator.fitting import FitSettings, bounds, fit_findings
 from orchestrator.members import Trained, bundled_table, hash_of
 from orchestrator.places import carried_on, from_there
 from pathologies.catalog import find_pathology
+from pathologies.errors import InputError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,27 +133,27 @@ def replacement_table(description: Mapping[str, Any]) -> tuple[list[str], list[l
 def _gather(request: ReplaceRequest) -> tuple[Parts, dict[str, str]]:
     old = read_description(request.bundle)
     if not request.targets:
-        raise ValueError(f"Say with --targets what to replace. The bundle has: {', '.join(old['findings'])}.")
+        raise InputError(f"Say with --targets what to replace. The bundle has: {', '.join(old['findings'])}.")
     if old.get("adapted"):
-        raise ValueError(
+        raise InputError(
             f"{request.bundle} was adapted to local films, on which a new finding cannot be fitted here. "
             "Replace it in the bundle that was adapted, then adapt the result."
         )
     if request.out.resolve() == request.bundle.resolve():
-        raise ValueError("--out is the bundle itself. Give a folder of its own.")
+        raise InputError("--out is the bundle itself. Give a folder of its own.")
     run = RunPaths(request.run)
     material = ensemble.read_material(run, request.dataset, request.findings)
     slugs = list(dict.fromkeys(find_pathology(name, material.catalog).slug for name in request.targets))
     absent = [slug for slug in slugs if slug not in old["findings"]]
     if absent:
-        raise ValueError(f"The bundle has no {', '.join(absent)} to replace. It has: {', '.join(old['findings'])}.")
+        raise InputError(f"The bundle has no {', '.join(absent)} to replace. It has: {', '.join(old['findings'])}.")
     _require_same_data(old, material)
     trained, left_out = ensemble.trained_members(run, tuple(slugs), material.catalog, request.snapshots, request.use)
     kept = {hash_of(one.weights) for slug in slugs for one in trained[slug] if one.outputs}
     dependants = dependants_of(old, slugs, kept)
     if dependants and not request.refit_dependents:
         ways = ", ".join(f"{slug} (by {way})" for slug, way in dependants.items())
-        raise ValueError(
+        raise InputError(
             f"The answers of other findings depend on {', '.join(slugs)}: {ways}. "
             "Give --refit-dependents to fit these again, or name them in --targets too."
         )
@@ -174,7 +175,7 @@ def _require_same_data(old: Mapping[str, Any], material: Material) -> None:
     changed += [name for name in ("reference_contract",) if manifest[name] != old[name]]
     changed += [name for name in ("size", "letterbox", "intensity") if manifest[name] != old["input"][name]]
     if changed:
-        raise ValueError(
+        raise InputError(
             f"The run's data set is not the one that the bundle was made on: {', '.join(changed)} differ. "
             "Train the new networks on that one, or make a bundle of the run alone."
         )

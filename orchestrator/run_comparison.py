@@ -23,6 +23,7 @@ from orchestrator.ensemble import Material, read_material, trained_members
 from orchestrator.evaluation import judged, mean_figures, number
 from orchestrator.members import Trained, mean_logits
 from orchestrator.run_cost import Cost, cost_of, epochs_of, span_of
+from pathologies.errors import InputError
 
 PARTS = ("calibrate", "test", "select")
 BLEND = "both blended"
@@ -94,10 +95,10 @@ class RunComparison:
 def compare_runs(request: CompareRequest) -> RunComparison:
     """Judge both sides on the same films. Errors: other data or another split; nothing in common; an unknown part."""
     if request.part not in PARTS:
-        raise ValueError(f"Networks are compared on part {', '.join(PARTS)}; {request.part!r} is none of them.")
+        raise InputError(f"Networks are compared on part {', '.join(PARTS)}; {request.part!r} is none of them.")
     runs = RunPaths(request.run_a), RunPaths(request.run_b)
     if request.use_a == request.use_b and runs[0].root.resolve() == runs[1].root.resolve():
-        raise ValueError(
+        raise InputError(
             "Both sides are the same networks. Give two runs, or one run twice with --use-a single --use-b shared."
         )
     material = read_material(runs[0], request.dataset, request.findings)
@@ -109,7 +110,7 @@ def compare_runs(request: CompareRequest) -> RunComparison:
     ]
     common = [slug for slug in found[0] if slug in found[1]]
     if not common:
-        raise ValueError(f"No finding in common: {', '.join(found[0])} and {', '.join(found[1])}.")
+        raise InputError(f"No finding in common: {', '.join(found[0])} and {', '.join(found[1])}.")
     alone = [f"{name}: {', '.join(only)}" for name, trained in zip(names, found, strict=True)
              if (only := [slug for slug in trained if slug not in common])]  # fmt: skip
     sides = []
@@ -122,14 +123,14 @@ def compare_runs(request: CompareRequest) -> RunComparison:
 
 
 def require_same_split(first: RunPaths, second: RunPaths) -> None:
-    """ValueError unless both runs are of the same films, labels and parts."""
+    """InputError unless both runs are of the same films, labels and parts."""
     if not second.plan.exists():
         raise FileNotFoundError(f"{second.root} is not a run: it has no plan.json. Make one with `hilum train`.")
     data = [read_json(run.plan)["data"] for run in (first, second)]
     names = ("images_sha256", "labels_sha256", "split_hash")
     changed = [name for name in names if data[0].get(name) != data[1].get(name)]
     if changed:
-        raise ValueError(
+        raise InputError(
             f"{first.root} and {second.root} cannot be compared: {', '.join(changed)} differ. Only runs on the same "
             "data set and parts are judged on films that neither has learned from."
         )

@@ -15,6 +15,7 @@ from orchestrator.plan import Material, chosen_targets, read_material, require_s
 from orchestrator.search_files import SearchPaths, adopt_trials, ranked, read_trials
 from orchestrator.search_plan import Search, SearchRequest, open_search
 from orchestrator.tuned import write_tuned
+from pathologies.errors import InputError
 
 POLL_SECONDS = 0.5
 
@@ -24,7 +25,7 @@ def tune_run(request: SearchRequest, on_event: OnEvent) -> dict[str, Any]:
 
     `searches`: {slug: Search}; `errors`: {slug: sentence} of the findings that have no result; `notes`: sentences.
 
-    Events are dicts with `event` ("trial"), `slug`, `number`, `outcome`, `finished` and `trials`. Errors: ValueError
+    Events are dicts with `event` ("trial"), `slug`, `number`, `outcome`, `finished` and `trials`. Errors: InputError
     before anything starts. KeyboardInterrupt ends every trial, and the same request goes on from the checkpoints.
     """
     run = RunPaths(request.out)
@@ -50,7 +51,7 @@ def _open_all(request: SearchRequest, material: Material, slugs: list[str], devi
     searches = {slug: open_search(request, slug, material, device) for slug in slugs}
     blind = [slug for slug, search in searches.items() if search.rule.name == "last_epoch"]
     if blind:
-        raise ValueError(
+        raise InputError(
             f"Part select has no positive film of {', '.join(blind)}: there is nothing to rank trials by. "
             "Leave them out with --targets, or prepare more patients."
         )

@@ -17,6 +17,7 @@ from models.config import TrainConfig
 from models.paths import TEMPORARY_PREFIX, RunPaths, TargetPaths, read_json, write_json
 from orchestrator.plan import Job
 from orchestrator.search_trial import best_so_far, epochs_of
+from pathologies.errors import InputError
 
 STOPPED = "stopped"  # ended early, being worse than its peers: finished, but nothing to combine or predict with
 COPIED = ("config", "targets", "weights", "predictions")
@@ -133,10 +134,10 @@ def adopt_trials(run: Path | str, slug: str, count: int) -> tuple[list[Job], tup
     paths = RunPaths(Path(run))
     best = ranked(read_trials(SearchPaths(paths, slug)))[:count]
     if not best:
-        raise ValueError(f"No trial of {slug} in {paths.root} ended well, so none can become a member.")
+        raise InputError(f"No trial of {slug} in {paths.root} ended well, so none can become a member.")
     bare = [str(trial.number) for trial in best if not trial.paths.weights.exists()]
     if bare:
-        raise ValueError(
+        raise InputError(
             f"The weights of {slug}'s trials {', '.join(bare)} were dropped: too few were kept. "
             f"Adopt fewer, or search with --keep {count} from the beginning."
         )

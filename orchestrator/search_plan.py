@@ -26,6 +26,7 @@ from orchestrator.search_files import (
     stop_trial,
 )
 from orchestrator.search_space import Dimension, Told, propose, space_for
+from pathologies.errors import InputError
 from pathologies.labels import LabelContract, raw_labels, resolve
 
 FORMAT = "hilum-search/1"
@@ -152,7 +153,7 @@ def _describe(search: Search) -> None:
     if search.paths.description.exists():
         changed = difference(read_json(search.paths.description), described)
         if changed:
-            raise ValueError(
+            raise InputError(
                 f"The search in {search.paths.root} was begun with other settings ({changed}). Trials under different "
                 "ones cannot be ranked together: use another --out. Only --trials may grow."
             )

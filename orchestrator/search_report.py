@@ -21,6 +21,7 @@ from orchestrator.search_files import STOPPED, Trial, ranked, read_trials
 from orchestrator.search_plan import Search
 from orchestrator.search_space import Dimension
 from pathologies.labels import LabelContract, resolve
+from pathologies.table_files import read_parquet_file
 
 COLUMNS = ("finding", "trials", "ok", "stopped", "failed", "default", "best", "trial", "by", "default AUC", "tuned AUC",
            "difference", "95 % interval", "verdict", "what mattered")  # fmt: skip
@@ -235,7 +236,7 @@ def _explained(design: np.ndarray, ranks: np.ndarray) -> float:
 
 
 def _calibrate_logits(trial: Trial) -> pd.Series:
-    stored = pd.read_parquet(trial.paths.predictions)
+    stored = read_parquet_file(trial.paths.predictions)
     return stored[stored["part"] == "calibrate"].set_index("image_id")["logit"]
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from models.config import TrainConfig
 from orchestrator.teaching import Material, taught_column, usable_views
+from pathologies.errors import InputError
 from pathologies.labels import LabelPolicy
 
 SHARED = "shared"  # the folder in a run, and the first half of a job's name
@@ -35,12 +36,12 @@ class SharedTask:
 def shared_task(material: Material, slugs: Sequence[str], config: TrainConfig) -> SharedTask:
     """The findings that part `train` can teach. Errors: settings that only one target can have; nothing to learn."""
     if config.sampler == "balanced":
-        raise ValueError(
+        raise InputError(
             "sampler=balanced evens out the two classes of one finding; a shared network has several. Use "
             "--set sampler=label_vector (rare combinations more often) or --set positive_weight=balanced (per finding)."
         )
     if config.snapshots:
-        raise ValueError("snapshots: a shared network keeps none. Train further members instead: --members 3.")
+        raise InputError("snapshots: a shared network keeps none. Train further members instead: --members 3.")
     policies, absent = {}, []
     for slug in slugs:
         own = material.catalog[slug].policy
@@ -51,7 +52,7 @@ def shared_task(material: Material, slugs: Sequence[str], config: TrainConfig) -
         else:
             policies[slug] = policy
     if not policies:
-        raise ValueError(f"Nothing for a shared network to learn: {', '.join(absent)}. Prepare more patients.")
+        raise InputError(f"Nothing for a shared network to learn: {', '.join(absent)}. Prepare more patients.")
     return SharedTask(policies=policies, note=_note(material, policies, absent))
 
 

@@ -13,6 +13,7 @@ from models.config import TrainConfig
 from models.paths import DatasetPaths, read_json
 from orchestrator import inspection
 from orchestrator.memory import Estimate, cache_bytes, estimate
+from pathologies.errors import InputError
 
 AUTO = "auto"
 CARD_SHARE = 0.95  # of a GPU's memory; the rest is the driver's
@@ -28,7 +29,7 @@ def parse_share(text: str | None) -> float | str | None:
     except ValueError:
         share = -1.0
     if not 0 <= share < float("inf"):
-        raise ValueError(f"--gpus-per-target {text!r} is not a number from 0 or {AUTO!r}. For example: 0.25")
+        raise InputError(f"--gpus-per-target {text!r} is not a number from 0 or {AUTO!r}. For example: 0.25")
     return share
 
 
@@ -38,7 +39,7 @@ def with_ranks(settings: Mapping[str, Any], share: float | str | None) -> dict[s
         return dict(settings)
     if share != int(share) or settings.get("ranks", share) != share:
         ranks = f" with ranks={settings['ranks']}" if "ranks" in settings else ""
-        raise ValueError(
+        raise InputError(
             f"--gpus-per-target {share:g}{ranks}: above 1 it is a whole number, and each GPU has one rank. Leave ranks "
             "out, and give for example 2, or 0.5 to let two targets share a GPU."
         )
@@ -53,7 +54,7 @@ def gpu_share(memory: Estimate, cache: int, card: int) -> float:
     kept = cache if cache <= DEVICE_SHARE * card else 0
     fit = int(CARD_SHARE * card // max(memory.gpu + kept, 1))
     if not fit:
-        raise ValueError(
+        raise InputError(
             f"A target needs about {memory.gpu / 2**30:.1f} GiB of GPU memory ({memory.basis}), the smallest card has "
             f"{card / 2**30:.1f}. Lower --set batch_size=... or image_size=..., or give --gpus-per-target 1 to try."
         )
@@ -68,7 +69,7 @@ def definite_share(
     ranks = max((one.ranks for one in configs), default=1)
     if ranks > 1 and device == "cuda":
         if wished not in (None, ranks):
-            raise ValueError(f"ranks={ranks} needs a GPU for each: --gpus-per-target {ranks}, not {wished}.")
+            raise InputError(f"ranks={ranks} needs a GPU for each: --gpus-per-target {ranks}, not {wished}.")
         return float(ranks)
     if isinstance(wished, float | int):
         return float(wished)

@@ -20,6 +20,7 @@ from typing import IO, Any
 from models.paths import TEMPORARY_PREFIX, BundlePaths, DatasetPaths, write_json
 from orchestrator.scratch import VARIABLE, cache_root, locked, take_lock
 from orchestrator.storage import Entry, Store, is_remote
+from pathologies.errors import InputError
 
 log = logging.getLogger(__name__)
 LIMIT = "HILUM_CACHE_GB"
@@ -110,11 +111,11 @@ def _check(described: Mapping[str, Any], marker: str, root: Path, uri: str) -> N
         expected = {root / model["file"]: model["sha256"] for model in models}
     for path, digest in expected.items():
         if not path.is_file():
-            raise ValueError(f"{uri} lacks {path.relative_to(root)}. Copy it there again.")
+            raise InputError(f"{uri} lacks {path.relative_to(root)}. Copy it there again.")
         with path.open("rb") as file:
             found = hashlib.file_digest(file, "sha256").hexdigest()
         if found != digest:
-            raise ValueError(
+            raise InputError(
                 f"{path.relative_to(root)} of {uri} is not what its {marker} describes (SHA-256 {found[:12]}, "
                 f"not {digest[:12]}). Copy it there again, or make it anew."
             )
@@ -147,7 +148,7 @@ def _limit() -> float | None:
     try:
         return float(text) * 2**30
     except ValueError:
-        raise ValueError(f"{LIMIT}={text!r} is not a number of GiB.") from None
+        raise InputError(f"{LIMIT}={text!r} is not a number of GiB.") from None
 
 
 def _evict(used: Path) -> bool:

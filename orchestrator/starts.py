@@ -12,6 +12,7 @@ from typing import Any
 from models.config import TrainConfig
 from models.paths import TargetPaths, read_json, start_file
 from orchestrator.dataset import hash_file
+from pathologies.errors import InputError
 
 START = "start_sha256"  # key of config.json
 
@@ -33,13 +34,13 @@ def require_start(config: TrainConfig) -> Path | None:
 
 
 def require_others(config: TrainConfig, root: Path) -> None:
-    """ValueError where the target in the folder `root` is to start from itself: training anew removes those weights."""
+    """InputError where the target in the folder `root` is to start from itself: training anew removes those weights."""
     try:
         path = require_start(config)
     except FileNotFoundError:
         return
     if path and path.resolve().is_relative_to(root.resolve()):
-        raise ValueError(
+        raise InputError(
             f"{root} is to start from its own weights, which training it again would remove. Name the other targets "
             "with --targets, or give another --out."
         )

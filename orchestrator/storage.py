@@ -21,6 +21,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from pathologies.errors import InputError
+
 log = logging.getLogger(__name__)
 SCHEMES = ("s3", "gs")
 PATIENCE = 60.0  # seconds for which a request is tried again while the storage does not answer
@@ -49,7 +51,7 @@ def is_remote(place: Path | str) -> bool:
 def parse_place(text: Path | str) -> Path | str:
     """A Path for a folder on this machine (`file://` too), or the URI of a folder in object storage without a last "/".
 
-    Errors: ValueError for another scheme, or a URI without a bucket.
+    Errors: InputError for another scheme, or a URI without a bucket.
     """
     scheme, separator, rest = str(text).partition("://")
     if isinstance(text, Path) or not separator or not re.fullmatch(r"[A-Za-z][A-Za-z0-9+.-]*", scheme):
@@ -57,17 +59,17 @@ def parse_place(text: Path | str) -> Path | str:
         return Path(text)
     if scheme == "file":
         if not rest.startswith("/"):
-            raise ValueError(f"{text!r} names no file of this machine. For example: file:///data/chexpert.")
+            raise InputError(f"{text!r} names no file of this machine. For example: file:///data/chexpert.")
         return Path(rest)
     if scheme not in SCHEMES:
-        raise ValueError(
+        raise InputError(
             f"{text!r} starts with {scheme}://. Give a folder, or one of: file://, "
             f"{', '.join(f'{one}://' for one in SCHEMES)}. For example: s3://bucket/folder."
         )
     bucket, _, folder = rest.partition("/")
     if not bucket or not folder.strip("/"):
         missing = "folder" if bucket else "bucket"
-        raise ValueError(f"{text!r} has no {missing}. It should look like {scheme}://bucket/folder.")
+        raise InputError(f"{text!r} has no {missing}. It should look like {scheme}://bucket/folder.")
     return f"{scheme}://{bucket}/{re.sub('/+', '/', folder).strip('/')}"
 
 
@@ -75,7 +77,7 @@ def _refuse_half_uri(text: str) -> None:
     """`s3:/bucket` would otherwise become a folder of this machine, and nobody would look for it there."""
     scheme, separator, rest = text.partition(":")
     if separator and scheme in (*SCHEMES, "file") and not text.startswith(f"{scheme}://"):
-        raise ValueError(f"{text!r} looks like a URI with too few slashes. Did you mean {scheme}://{rest.strip('/')}?")
+        raise InputError(f"{text!r} looks like a URI with too few slashes. Did you mean {scheme}://{rest.strip('/')}?")
 
 
 def join(place: str, *names: str) -> str:
@@ -251,7 +253,7 @@ def _library() -> ModuleType:
         import obstore.exceptions
         import obstore.store
     except ImportError as error:
-        raise ImportError("s3:// and gs:// need one more package: pip install 'hilum[storage]'.") from error
+        raise InputError("s3:// and gs:// need one more package: pip install 'hilum[storage]'.") from error
     return obstore
 
 

@@ -16,6 +16,7 @@ from typing import Any
 
 from orchestrator.cluster import SETTINGS
 from orchestrator.packing import Package
+from pathologies.errors import InputError
 
 DASHBOARD = "http://127.0.0.1:8265"
 POLL_SECONDS = 0.3
@@ -41,23 +42,23 @@ def connect(address: str | None) -> Any:
 
     wanted = address or os.environ.get("RAY_API_SERVER_ADDRESS") or DASHBOARD
     if not wanted.startswith(("http://", "https://")):
-        raise ValueError(
+        raise InputError(
             f"--address {wanted!r} is not a dashboard's address. Give http://HOST:8265, for example {DASHBOARD} "
             "through `ray dashboard ray_cluster.yaml` or `ssh -L 8265:127.0.0.1:8265 HEAD`."
         )
     try:
         return JobSubmissionClient(wanted)
     except ConnectionError as error:
-        raise ValueError(
+        raise InputError(
             f"No Ray dashboard answers at {wanted}. Start the cluster (`ray up ray_cluster.yaml`), or forward the "
             f"port (`ray dashboard ray_cluster.yaml`), or correct --address. ({error})"
         ) from error
     except RuntimeError as error:
         if "ray[default]" in str(error):
-            raise ValueError(
+            raise InputError(
                 "Jobs need Ray's dashboard client: pip install 'ray[default]', here and on the head."
             ) from error
-        raise ValueError(f"The Ray dashboard at {wanted} refused the connection: {error}") from error
+        raise InputError(f"The Ray dashboard at {wanted} refused the connection: {error}") from error
 
 
 def checked_words(words: Sequence[str], package: Package) -> tuple[list[str], list[str]]:
@@ -74,7 +75,7 @@ def checked_words(words: Sequence[str], package: Package) -> tuple[list[str], li
     if not words or words[0] not in commands or words[0] in NOT_AS_A_JOB:
         allowed = ", ".join(name for name in commands if name not in NOT_AS_A_JOB)
         got = " ".join(words[:1]) or "nothing"
-        raise ValueError(f"hilum submit -- COMMAND ...: {got} is no command for a cluster. Known: {allowed}")
+        raise InputError(f"hilum submit -- COMMAND ...: {got} is no command for a cluster. Known: {allowed}")
     command = commands[words[0]]
     context = command.make_context(words[0], list(words[1:]))
     paths = {value for values in context.params.values() for value in _paths(values)}
@@ -117,7 +118,7 @@ def submit(client: Any, request: SubmitRequest) -> str:
         except RuntimeError as error:
             # a cluster that has just started answers before the agents that take jobs are up: error 500, "try again"
             if "status code 500" not in str(error) or time.monotonic() > deadline:
-                raise ValueError(f"The cluster does not take the job: {str(error)[:300]}{_hint(error)}") from error
+                raise InputError(f"The cluster does not take the job: {str(error)[:300]}{_hint(error)}") from error
             time.sleep(RETRY_SECONDS)
 
 
@@ -178,7 +179,7 @@ def stop(client: Any, job: str, seconds: float = 30) -> str:
 def require_job(client: Any, job: str) -> None:
     known = [one.submission_id for one in client.list_jobs() if one.submission_id]
     if job not in known:
-        raise ValueError(f"No job {job!r} there. Known: {', '.join(sorted(known)) or 'none'}")
+        raise InputError(f"No job {job!r} there. Known: {', '.join(sorted(known)) or 'none'}")
 
 
 def job_rows(client: Any) -> list[list[str]]:

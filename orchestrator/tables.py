@@ -13,6 +13,8 @@ import numpy as np
 import pandas as pd
 
 from pathologies.catalog import Pathology, find_pathology, load_catalog
+from pathologies.errors import InputError
+from pathologies.table_files import read_csv_file, read_parquet_file
 
 ID_NAMES = ("study", "study_id", "path", "image", "image_id", "image index", "imageid", "image_path", "filename")
 ID_NAMES += ("file_name", "file", "dicom_path", "dicom_id", "id", "key", "unnamed: 0")
@@ -53,10 +55,10 @@ def read_table(path: Path, columns: Columns | None = None, name: str | None = No
     id_column = _find_column(frame, columns.id_name, (*ID_NAMES, *PATIENT_NAMES))
     if id_column is None:
         have, wanted = ", ".join(map(str, frame.columns)), ", ".join(ID_NAMES[:-1])
-        raise ValueError(f"{path} has no id column. It has: {have}. Name one with --id, or call it one of: {wanted}.")
+        raise InputError(f"{path} has no id column. It has: {have}. Name one with --id, or call it one of: {wanted}.")
     patient_column = _find_column(frame, columns.patient_name, PATIENT_NAMES)
     if frame[id_column].isna().any():
-        raise ValueError(f"{path}: {frame[id_column].isna().sum()} rows have no {id_column}.")
+        raise InputError(f"{path}: {frame[id_column].isna().sum()} rows have no {id_column}.")
     catalog = load_catalog(columns.findings)
     values, calls, ignored, origin = {}, {}, {}, {}
     for column in frame.columns.difference([id_column, patient_column], sort=False):
@@ -68,7 +70,7 @@ def read_table(path: Path, columns: Columns | None = None, name: str | None = No
         if slug is None:
             ignored[str(column)] = reason
         elif slug in target:
-            raise ValueError(f"{path}: the columns {origin[slug]!r} and {column!r} both mean {slug}. Drop one of them.")
+            raise InputError(f"{path}: the columns {origin[slug]!r} and {column!r} both mean {slug}. Drop one of them.")
         else:
             origin[slug] = column
             target[slug] = _numbers(frame[column], path)
@@ -109,12 +111,12 @@ def read_frame(path: Path) -> pd.DataFrame:
     if not path.is_file():
         raise FileNotFoundError(f"There is no table {str(path)!r}.")
     if path.suffix == ".parquet":
-        return pd.read_parquet(path)
+        return read_parquet_file(path)
     with path.open(encoding="utf-8-sig", errors="replace") as file:
         first = file.readline()
     separator = max(",;\t", key=first.count)
     # As text: an id such as 00000012 must keep its zeros.
-    frame = pd.read_csv(path, sep=separator, skipinitialspace=True, dtype="str", encoding="utf-8-sig")
+    frame = read_csv_file(path, sep=separator, skipinitialspace=True, dtype="str", encoding="utf-8-sig")
     return frame.rename(columns=lambda column: str(column).strip())
 
 
@@ -126,12 +128,12 @@ def _find_column(frame: pd.DataFrame, named: str | None, known: tuple[str, ...])
 
 
 def require_columns(tables: list[Table], truth: Table, columns: Columns) -> None:
-    """ValueError where a column that was named is nowhere: a typo must not choose another one silently."""
+    """InputError where a column that was named is nowhere: a typo must not choose another one silently."""
     found = list(dict.fromkeys(table.id_column for table in [truth, *tables]))
     if columns.id_name is not None and columns.id_name not in found:
-        raise ValueError(f"No table has the column {columns.id_name!r} of --id. Found instead: {', '.join(found)}.")
+        raise InputError(f"No table has the column {columns.id_name!r} of --id. Found instead: {', '.join(found)}.")
     if columns.patient_name is not None and truth.patient_column != columns.patient_name:
-        raise ValueError(f"The truth has no column {columns.patient_name!r}, which --patient names.")
+        raise InputError(f"The truth has no column {columns.patient_name!r}, which --patient names.")
 
 
 def _slug_of(name: str, catalog: Mapping[str, Pathology]) -> tuple[str | None, str]:
@@ -150,9 +152,9 @@ def _numbers(column: pd.Series, path) -> pd.Series:
     numbers = pd.to_numeric(column, errors="coerce").astype("float64")
     wrong = column[numbers.isna() & column.notna()]
     if len(wrong):
-        raise ValueError(f"{path}: column {column.name!r} holds {wrong.iloc[0]!r}, which is not a number.")
+        raise InputError(f"{path}: column {column.name!r} holds {wrong.iloc[0]!r}, which is not a number.")
     if np.isinf(numbers).any():
-        raise ValueError(f"{path}: column {column.name!r} holds an infinite value.")
+        raise InputError(f"{path}: column {column.name!r} holds an infinite value.")
     return numbers
 
 
@@ -164,6 +166,6 @@ def read_truth(path: Path, columns: Columns | None = None, blank_as_zero: bool =
     values = table.values
     odd = values.where(~values.isin([-1, 0, 1])).stack().dropna()
     if len(odd):
-        raise ValueError(f"{path}: column {odd.index[0][1]!r} holds {odd.iloc[0]:g}. A truth is 1, 0, -1 or blank.")
+        raise InputError(f"{path}: column {odd.index[0][1]!r} holds {odd.iloc[0]:g}. A truth is 1, 0, -1 or blank.")
     known = values.where(values >= 0)
     return replace(table, values=known.mask(values.isna(), 0.0) if blank_as_zero else known)

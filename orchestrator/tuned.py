@@ -12,6 +12,7 @@ from typing import Any
 
 from models.config import build_config
 from models.paths import RunPaths, to_plain, write_text
+from pathologies.errors import InputError
 
 # Where and how fast something is computed belongs to a machine, not to a finding.
 MACHINE_FIELDS = ("device", "threads", "checkpoint_minutes")
@@ -30,7 +31,7 @@ def read_tuned(path: Path) -> dict[str, Any]:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
         build_config(content.get("training", {}))
     except ValueError as error:
-        raise ValueError(f"{path}: {error}. `hilum tune` writes it anew.") from error
+        raise InputError(f"{path}: {error}. `hilum tune` writes it anew.") from error
     return content
 
 

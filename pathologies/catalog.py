@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 
+from pathologies.errors import InputError
 from pathologies.pathology import NAME_SOURCES, Pathology, read_pathology
 from pathologies.policy import did_you_mean
 
@@ -39,7 +40,7 @@ CHEXPERT_TARGETS = (
 
 
 def load_catalog(extra_folder: Path | None = None) -> dict[str, Pathology]:
-    """All findings by slug in report order, with those of `extra_folder` added; a malformed file is a ValueError."""
+    """All findings by slug in report order, with those of `extra_folder` added; a malformed file is an InputError."""
     builtin = _builtin_catalog()
     if extra_folder is None:
         return dict(builtin)
@@ -48,11 +49,11 @@ def load_catalog(extra_folder: Path | None = None) -> dict[str, Pathology]:
         raise FileNotFoundError(f"Folder of findings '{folder}' does not exist. It should hold one <slug>.toml each.")
     files = sorted(folder.glob("*.toml"))
     if not files:
-        raise ValueError(f"Folder of findings '{folder}' holds no .toml file. It should hold one <slug>.toml each.")
+        raise InputError(f"Folder of findings '{folder}' holds no .toml file. It should hold one <slug>.toml each.")
     added = {}
     for file in files:
         if file.stem in builtin:
-            raise ValueError(
+            raise InputError(
                 f"{file}: '{file.stem}' is a built-in finding and is not replaced by a file. Choose another file name; "
                 "to train it under another policy, give the policy to the run."
             )
@@ -73,9 +74,9 @@ def find_pathology(name: str, catalog: Mapping[str, Pathology] | None = None) ->
         if any(wanted == alias.casefold() for aliases in pathology.names.values() for alias in aliases)
     ]
     if len(meant) > 1:
-        raise ValueError(f"'{name}' means more than one finding: {', '.join(p.slug for p in meant)}. Name one of them.")
+        raise InputError(f"'{name}' means more than one finding: {', '.join(p.slug for p in meant)}. Name one of them.")
     if not meant:
-        raise ValueError(f"Unknown target '{name}'.{did_you_mean(name.strip(), catalog)}")
+        raise InputError(f"Unknown target '{name}'.{did_you_mean(name.strip(), catalog)}")
     return meant[0]
 
 
@@ -111,13 +112,13 @@ def _checked(catalog: dict[str, Pathology], files: dict[str, Path]) -> dict[str,
         pathology = catalog[slug]
         for parent in pathology.parents:
             if parent not in catalog:
-                raise ValueError(f"{file}: key 'parents' names '{parent}'.{did_you_mean(parent, catalog)}")
+                raise InputError(f"{file}: key 'parents' names '{parent}'.{did_you_mean(parent, catalog)}")
         if slug in descendants(slug, catalog):
-            raise ValueError(
+            raise InputError(
                 f"{file}: key 'parents' is {list(pathology.parents)}, which makes '{slug}' its own parent."
             )
         if pathology.parents and not pathology.parents_reason:
-            raise ValueError(f"{file}: key 'parents_reason' is missing. Required where 'parents' is not empty.")
+            raise InputError(f"{file}: key 'parents_reason' is missing. Required where 'parents' is not empty.")
         _check_names(file, pathology, catalog)
     return dict(sorted(catalog.items(), key=lambda item: (item[1].order, item[0])))
 
@@ -126,13 +127,13 @@ def _check_names(file: Path, pathology: Pathology, catalog: Mapping[str, Patholo
     """A name means one finding of a source, unless every finding that has it declares it shared."""
     for source, names in pathology.names.items():
         if len({name.casefold() for name in names}) < len(names):
-            raise ValueError(f"{file}: key 'names.{source}' is {list(names)}. Allowed: each name once, in any case.")
+            raise InputError(f"{file}: key 'names.{source}' is {list(names)}. Allowed: each name once, in any case.")
         meaning = source_names(source, catalog)
         for name in names:
             claimants = meaning[name.casefold()]
             if len(claimants) > 1 and not all(name in catalog[slug].shared_names for slug in claimants):
                 others = ", ".join(slug for slug in claimants if slug != pathology.slug)
-                raise ValueError(
+                raise InputError(
                     f"{file}: key 'names.{source}' has {name!r}, which {others} has too. Allowed: one finding to a "
                     "name, or the name in 'shared_names' of each where it does mean both."
                 )

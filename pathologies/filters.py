@@ -10,6 +10,8 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
+from pathologies.errors import InputError
+
 # "patient00001/study3" carries the number 3; "s50414267" and "00000013/7" carry none that counts a patient's studies.
 _STUDY_NUMBER = r"(?:^|[/_\-])study0*([0-9]+)$"
 
@@ -35,7 +37,7 @@ def filter_frame(
     dropped = {name: int(np.count_nonzero(reason == name)) for name in names}
     kept = reason == ""
     if len(frame) and not kept.any():
-        raise ValueError(f"No row of {len(frame)} is left after the filters; dropped: {dropped}. Ask for less.")
+        raise InputError(f"No row of {len(frame)} is left after the filters; dropped: {dropped}. Ask for less.")
     return frame[kept].reset_index(drop=True), dropped
 
 
@@ -54,7 +56,7 @@ def filter_reasons(
         masks["projections"] = _projection_mask(frame, projections)
     if first_studies is not None:
         if first_studies < 1:
-            raise ValueError(f"The first {first_studies} studies were asked for. Allowed: 1 or more.")
+            raise InputError(f"The first {first_studies} studies were asked for. Allowed: 1 or more.")
         masks["first_studies"] = study_numbers(frame) <= first_studies
     reason = np.full(len(frame), "", dtype=object)
     for name, passed in masks.items():
@@ -94,7 +96,7 @@ def _projection_mask(frame: pd.DataFrame, projections: Sequence[str]) -> np.ndar
     present = sorted(set(frame["projection"].unique()) - {""})
     missing = [name for name in projections if name not in present]
     if missing:
-        raise ValueError(
+        raise InputError(
             f"No film has projection '{missing[0]}'. Projections in the labels: {', '.join(present) or '-'}."
         )
     return frame["projection"].isin(list(projections)).to_numpy(dtype=bool)

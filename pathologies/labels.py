@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pathologies.catalog import Pathology, descendants
+from pathologies.errors import InputError
 from pathologies.policy import (
     REFERENCE_POLICY,
     LabelContract,
@@ -92,9 +93,9 @@ def resolve(
 
 
 def raw_labels(frame: "pd.DataFrame", slug: str) -> np.ndarray:
-    """The raw column of a finding as float32; a missing column or an impossible label is a ValueError."""
+    """The raw column of a finding as float32; a missing column or an impossible label is an InputError."""
     if slug not in frame.columns:
-        raise ValueError(
+        raise InputError(
             f"The label frame has no column '{slug}': its source does not label that finding. "
             f"Columns: {', '.join(frame.columns)}."
         )
@@ -102,7 +103,7 @@ def raw_labels(frame: "pd.DataFrame", slug: str) -> np.ndarray:
     wrong = ~(np.isnan(raw) | (raw == -1) | ((raw >= 0) & (raw <= 1)))
     if wrong.any():
         row = int(np.flatnonzero(wrong)[0])
-        raise ValueError(
+        raise InputError(
             f"Column '{slug}', image '{frame['image_id'].iloc[row]}': label {raw[row]:g} in {int(wrong.sum())} row(s). "
             "Allowed: 1, 0, -1 (uncertain), blank, or a soft label between 0 and 1."
         )
@@ -122,7 +123,7 @@ def _labelled_rows(frame: "pd.DataFrame", slug: str, labelled: Mapping[str, Sequ
     sources = [source for source, slugs in labelled.items() if slug in slugs]
     if not sources:
         known = ", ".join(f"{source}: {' '.join(slugs)}" for source, slugs in labelled.items())
-        raise ValueError(f"No source labels '{slug}', so it cannot be resolved. Labelled are: {known}.")
+        raise InputError(f"No source labels '{slug}', so it cannot be resolved. Labelled are: {known}.")
     return frame["source"].isin(sources).to_numpy(dtype=bool)
 
 
@@ -135,7 +136,7 @@ def _no_finding(frame: "pd.DataFrame") -> np.ndarray:
 def _implied(frame: "pd.DataFrame", slug: str, catalog: Mapping[str, Pathology]) -> np.ndarray:
     """Rows in which a finding that implies `slug`, at any depth, is explicitly positive."""
     if slug not in catalog:
-        raise ValueError(f"Unknown finding '{slug}'.{did_you_mean(slug, catalog)}")
+        raise InputError(f"Unknown finding '{slug}'.{did_you_mean(slug, catalog)}")
     implied = np.zeros(len(frame), bool)
     for child in descendants(slug, catalog):
         if child in frame.columns:

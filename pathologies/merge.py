@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from pathologies.errors import InputError
 from pathologies.sources_common import META_COLUMNS
 from pathologies.splits import check_disjoint
 
@@ -44,13 +45,13 @@ class Merged:
 
 
 def merge_frames(inputs: Sequence[MergeInput]) -> Merged:
-    """The frames below one another. Raises ValueError for a film or a patient that the inputs contradict each other on.
+    """The frames below one another. Raises InputError for a film or a patient that the inputs contradict each other on.
 
     Images, patients and studies are called '<source>:<name>', so that equal names of different sources stay apart and
     a patient of one source in two inputs stays one patient.
     """
     if len(inputs) < 2:
-        raise ValueError(f"{len(inputs)} data set(s) given. Merging needs at least two.")
+        raise InputError(f"{len(inputs)} data set(s) given. Merging needs at least two.")
     for given in inputs:
         _check_input(given)
     notes = overlap_notes(_sources_in(inputs))
@@ -92,18 +93,18 @@ def _sources_in(inputs: Sequence[MergeInput]) -> list[str]:
 
 def _check_input(given: MergeInput) -> None:
     if len(given.frame) != len(given.parts):
-        raise ValueError(f"{given.name}: {len(given.frame)} rows and {len(given.parts)} parts.")
+        raise InputError(f"{given.name}: {len(given.frame)} rows and {len(given.parts)} parts.")
     missing = [name for name in META_COLUMNS if name not in given.frame.columns]
     if missing:
-        raise ValueError(f"{given.name}: the label frame has no column(s) {missing}.")
+        raise InputError(f"{given.name}: the label frame has no column(s) {missing}.")
     unlisted = sorted(set(given.frame["source"]) - set(given.sources))
     if unlisted:
-        raise ValueError(
+        raise InputError(
             f"{given.name}: rows of source {unlisted}, but it lists the findings of {list(given.sources)}."
         )
     absent = sorted({slug for slugs in given.sources.values() for slug in slugs} - set(given.frame.columns))
     if absent:
-        raise ValueError(f"{given.name}: it says that it labels {absent}, but has no such column(s).")
+        raise InputError(f"{given.name}: it says that it labels {absent}, but has no such column(s).")
 
 
 def _common_findings(inputs: Sequence[MergeInput], notes: list[str]) -> dict[str, tuple[str, ...]]:
@@ -138,7 +139,7 @@ def _check_images(inputs: Sequence[MergeInput], frame: pd.DataFrame) -> None:
     twice = frame.loc[frame["image_id"].duplicated(), "image_id"]
     if len(twice):
         names = " and ".join(given.name for given in inputs)
-        raise ValueError(
+        raise InputError(
             f"{len(twice)} image(s) are in more than one of {names}, such as {', '.join(twice.head(5))}. "
             "Leave them out of one."
         )

@@ -1,6 +1,6 @@
 """One finding as data: what its TOML file may hold, read and checked.
 
-Goes in: a `<slug>.toml` file. Comes out: a `Pathology`, or a ValueError that names file, key, value and what is
+Goes in: a `<slug>.toml` file. Comes out: a `Pathology`, or an InputError that names file, key, value and what is
 allowed.
 Called by the catalogue, which adds the checks that need all findings.
 """
@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from pathologies.errors import InputError
 from pathologies.policy import LabelPolicy, did_you_mean
 
 NAME_SOURCES = ("chexpert", "nih", "mimic", "vindr", "padchest", "table")
@@ -52,11 +53,11 @@ def read_pathology(file: Path) -> Pathology:
     try:
         data = tomllib.loads(file.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{file}: not a TOML file: {error}.") from error
+        raise InputError(f"{file}: not a TOML file: {error}.") from error
     _check_keys(file, data)
     slug = "_".join(data["name"].lower().replace("-", " ").split())
     if not _SLUG.fullmatch(file.stem) or slug != file.stem:
-        raise ValueError(f"{file}: key 'name' is {data['name']!r}. Allowed: the file's name in words, so {slug}.toml.")
+        raise InputError(f"{file}: key 'name' is {data['name']!r}. Allowed: the file's name in words, so {slug}.toml.")
     policy, reason = _read_policy(file, data["policy"])
     fields = {key: data[key] for key in (*_TEXT, "parents_reason", "order", "training") if key in data}
     return Pathology(
@@ -73,38 +74,38 @@ def read_pathology(file: Path) -> Pathology:
 def _check_keys(file: Path, data: dict) -> None:
     for key in _REQUIRED:
         if key not in data:
-            raise ValueError(f"{file}: key '{key}' is missing. Required: {', '.join(_REQUIRED)}.")
+            raise InputError(f"{file}: key '{key}' is missing. Required: {', '.join(_REQUIRED)}.")
     for key, value in data.items():
         if key not in _KEYS:
-            raise ValueError(f"{file}: unknown key '{key}' ({value!r}).{did_you_mean(key, _KEYS)}")
+            raise InputError(f"{file}: unknown key '{key}' ({value!r}).{did_you_mean(key, _KEYS)}")
         _check_type(file, key, value, _KEYS[key])
         if _KEYS[key] is str and not value.strip():
-            raise ValueError(f"{file}: key '{key}' is {value!r}. Allowed: a text that is not empty.")
+            raise InputError(f"{file}: key '{key}' is {value!r}. Allowed: a text that is not empty.")
     for source, names in data.get("names", {}).items():
         if source not in NAME_SOURCES:
-            raise ValueError(f"{file}: unknown key 'names.{source}' ({names!r}).{did_you_mean(source, NAME_SOURCES)}")
+            raise InputError(f"{file}: unknown key 'names.{source}' ({names!r}).{did_you_mean(source, NAME_SOURCES)}")
         _check_type(file, f"names.{source}", names, list)
     for key, value in data.get("training", {}).items():
         if not isinstance(value, str | int | float):
-            raise ValueError(f"{file}: key 'training.{key}' is {value!r}. Allowed: a string, a number, true, false.")
+            raise InputError(f"{file}: key 'training.{key}' is {value!r}. Allowed: a string, a number, true, false.")
 
 
 def _check_type(file: Path, key: str, value: object, kind: type) -> None:
     right = type(value) is kind and (kind is not list or all(isinstance(item, str) and item.strip() for item in value))
     if not right:
-        raise ValueError(f"{file}: key '{key}' is {value!r}. Allowed: {_TYPE_NAMES[kind]}.")
+        raise InputError(f"{file}: key '{key}' is {value!r}. Allowed: {_TYPE_NAMES[kind]}.")
 
 
 def _read_policy(file: Path, table: dict) -> tuple[LabelPolicy, str]:
     keys = ("uncertain", "blank", "reason")
     for key in keys:
         if key not in table:
-            raise ValueError(f"{file}: key 'policy.{key}' is missing. Required: {', '.join(keys)}.")
+            raise InputError(f"{file}: key 'policy.{key}' is missing. Required: {', '.join(keys)}.")
     for key, value in table.items():
         if key not in keys:
-            raise ValueError(f"{file}: unknown key 'policy.{key}' ({value!r}).{did_you_mean(key, keys)}")
+            raise InputError(f"{file}: unknown key 'policy.{key}' ({value!r}).{did_you_mean(key, keys)}")
         _check_type(file, f"policy.{key}", value, str)
     try:
         return LabelPolicy(uncertain=table["uncertain"], blank=table["blank"]), table["reason"]
     except ValueError as error:
-        raise ValueError(f"{file}: key 'policy': {error}") from error
+        raise InputError(f"{file}: key 'policy': {error}") from error

@@ -21,6 +21,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
+from pathologies.errors import InputError
 from pathologies.phantom_films import FilmRequest, render_example, render_film
 from pathologies.phantom_labels import clean_labels, report_labels
 from pathologies.phantom_patients import FINDINGS, PREVALENCES, Patient, Study, draw_patient, stream
@@ -72,7 +73,7 @@ class PhantomConfig:
 
 def _check(valid: bool, key: str, value: object, allowed: str) -> None:
     if not valid:
-        raise ValueError(f"Phantom setting {key}={value!r} is not possible. Allowed: {allowed}")
+        raise InputError(f"Phantom setting {key}={value!r} is not possible. Allowed: {allowed}")
 
 
 def draw_labels(config: PhantomConfig) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -87,7 +88,7 @@ def draw_labels(config: PhantomConfig) -> tuple[pd.DataFrame, pd.DataFrame]:
 def write_phantom(out: Path, config: PhantomConfig, on_image: Callable[[int, int], None] | None = None) -> Path:
     """Writes the phantom below `out` and returns the path of train.csv; `on_image(done, total)` reports progress.
 
-    A complete folder of the same config is left alone, an incomplete one is completed; another config is a ValueError.
+    A complete folder of the same config is left alone, an incomplete one is completed; another config is an InputError.
     """
     out = Path(out)
     marker, started = out / "phantom.json", out / "phantom.partial.json"
@@ -215,7 +216,7 @@ def _marker_bytes(config: PhantomConfig) -> bytes:
 
 
 def _same_config(marker: Path, config: PhantomConfig) -> bool:
-    """Whether the marker is there; ValueError that shows the difference if it tells of another config."""
+    """Whether the marker is there; InputError that shows the difference if it tells of another config."""
     if not marker.exists():
         return False
     stored = json.loads(marker.read_text())
@@ -225,7 +226,7 @@ def _same_config(marker: Path, config: PhantomConfig) -> bool:
         f"{key}: there {stored.get(key)!r}, asked {wanted[key]!r}" for key in keys if stored.get(key) != wanted[key]
     ]
     if different:
-        raise ValueError(
+        raise InputError(
             f"{marker.parent} holds another phantom ({'; '.join(different)}). Choose another folder or delete this one"
         )
     return True

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from PIL import Image
 
+from pathologies.errors import InputError
 from pathologies.phantom_anatomy import build_scene, draw_anatomy
 from pathologies.phantom_canvas import Frame, Scene, paint_strokes
 from pathologies.phantom_devices import collimate, draw_cables, draw_devices, stamp_marker
@@ -120,7 +121,7 @@ def _develop(scene: Scene, rng: np.random.Generator, letter: str) -> np.ndarray:
 def render_example(slug: str, seed: int = 0, size: int = 320) -> tuple[np.ndarray, np.ndarray]:
     """(without, with): the same person, film and exposure, without any finding and with this one; for documentation."""
     if slug not in FINDINGS:
-        raise ValueError(f"Unknown finding '{slug}' for a phantom film. Known: {', '.join(FINDINGS)}")
+        raise InputError(f"Unknown finding '{slug}' for a phantom film. Known: {', '.join(FINDINGS)}")
     patient = draw_patient(seed, 1, "demo", laterals=False)
     healthy = Study(number=1, projection="PA", lateral=False, truth=dict.fromkeys(FINDINGS, 0), signs={}, devices=False)
     parents = {parent: 1 for parent, children in CHILDREN.items() if slug in children}

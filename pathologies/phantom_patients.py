@@ -11,6 +11,8 @@ from functools import cache
 
 import numpy as np
 
+from pathologies.errors import InputError
+
 CHILDREN = {
     "enlarged_cardiomediastinum": ("cardiomegaly",),
     "lung_opacity": ("lung_lesion", "edema", "consolidation", "pneumonia", "atelectasis"),
@@ -136,7 +138,7 @@ def _rates(prevalence: str) -> dict[str, tuple[float, float, float, float]]:
     for finding, lift in LIFTS.items():
         rate = table[finding] * np.array(lift) / (cells @ np.array(lift))
         if rate.max() > 1:
-            raise ValueError(f"Prevalence '{prevalence}': {finding} cannot reach {table[finding]} with lifts {lift}")
+            raise InputError(f"Prevalence '{prevalence}': {finding} cannot reach {table[finding]} with lifts {lift}")
         rates[finding] = tuple(float(value) for value in rate)
     return rates
 

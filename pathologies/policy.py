@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
+from pathologies.errors import InputError
+
 if TYPE_CHECKING:
     from pathologies.catalog import Pathology
 
@@ -30,15 +32,15 @@ class LabelPolicy:
         if not isinstance(self.uncertain, str) or not (
             self.uncertain in UNCERTAIN_POLICIES[:3] or _SOFT.fullmatch(self.uncertain)
         ):
-            raise ValueError(
+            raise InputError(
                 f"Policy for uncertain labels is {self.uncertain!r}. Allowed: {', '.join(UNCERTAIN_POLICIES)}."
             )
         if self.blank not in BLANK_POLICIES:
-            raise ValueError(f"Policy for blank labels is {self.blank!r}. Allowed: {', '.join(BLANK_POLICIES)}.")
+            raise InputError(f"Policy for blank labels is {self.blank!r}. Allowed: {', '.join(BLANK_POLICIES)}.")
         if self.soft_range is not None:
             low, high = self.soft_range
             if not 0 <= low <= high <= 1:
-                raise ValueError(f"Policy for uncertain labels is {self.uncertain!r}. Allowed: 0 <= low <= high <= 1.")
+                raise InputError(f"Policy for uncertain labels is {self.uncertain!r}. Allowed: 0 <= low <= high <= 1.")
             object.__setattr__(self, "uncertain", f"soft({low:g},{high:g})")  # one spelling, so that equal means equal
 
     @property
@@ -50,7 +52,7 @@ class LabelPolicy:
         try:
             return float(match[1]), float(match[2])
         except ValueError:
-            raise ValueError(
+            raise InputError(
                 f"Policy for uncertain labels is {self.uncertain!r}: low and high are numbers from 0 to 1."
             ) from None
 
@@ -67,12 +69,12 @@ class LabelContract:
 
     def __post_init__(self) -> None:
         if not isinstance(self.closure, bool):
-            raise ValueError(f"Label contract: closure is {self.closure!r}. Allowed: true, false.")
+            raise InputError(f"Label contract: closure is {self.closure!r}. Allowed: true, false.")
 
     def policy(self, slug: str) -> LabelPolicy:
         """The policy of one finding; a finding that the contract does not name is an error."""
         if slug not in self.policies:
-            raise ValueError(f"The label contract has no finding '{slug}'.{did_you_mean(slug, self.policies)}")
+            raise InputError(f"The label contract has no finding '{slug}'.{did_you_mean(slug, self.policies)}")
         return self.policies[slug]
 
     def to_dict(self) -> dict:
@@ -86,7 +88,7 @@ class LabelContract:
     def from_dict(cls, data: Mapping) -> "LabelContract":
         unknown = sorted(set(data) - {"closure", "policies"})
         if unknown or "policies" not in data:
-            raise ValueError(f"Label contract: keys are {sorted(data)}. Allowed: closure, policies (required).")
+            raise InputError(f"Label contract: keys are {sorted(data)}. Allowed: closure, policies (required).")
         policies = {slug: _policy_from_dict(slug, policy) for slug, policy in data["policies"].items()}
         return cls(policies=policies, closure=data.get("closure", True))
 
@@ -110,10 +112,10 @@ def training_contract(
     slugs, overrides = tuple(slugs), dict(overrides or {})
     for slug in slugs:
         if slug not in catalog:
-            raise ValueError(f"Unknown finding '{slug}'.{did_you_mean(slug, catalog)}")
+            raise InputError(f"Unknown finding '{slug}'.{did_you_mean(slug, catalog)}")
     for slug in overrides:
         if slug not in slugs:
-            raise ValueError(f"A policy is given for '{slug}', which is not a target.{did_you_mean(slug, slugs)}")
+            raise InputError(f"A policy is given for '{slug}', which is not a target.{did_you_mean(slug, slugs)}")
     return LabelContract(policies={slug: overrides.get(slug, catalog[slug].policy) for slug in slugs}, closure=closure)
 
 
@@ -128,5 +130,5 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 def _policy_from_dict(slug: str, data: Mapping) -> LabelPolicy:
     unknown = sorted(set(data) - {"uncertain", "blank"})
     if unknown:
-        raise ValueError(f"Label contract, finding '{slug}': unknown key '{unknown[0]}'. Allowed: uncertain, blank.")
+        raise InputError(f"Label contract, finding '{slug}': unknown key '{unknown[0]}'. Allowed: uncertain, blank.")
     return LabelPolicy(**data)

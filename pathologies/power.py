@@ -18,6 +18,8 @@ other, so by images the numbers below are too small.
 import math
 from dataclasses import dataclass
 
+from pathologies.errors import InputError
+
 MINIMUM_CASES = 20  # fewer positives or negatives than this, and a figure is marked
 HALF_WIDTH = 0.05
 Z_95 = 1.959964  # 97.5th percentile of the normal distribution
@@ -50,7 +52,7 @@ def check_power(
 ) -> Power:
     """Judge a part by its cases, at the AUC and sensitivity that are planned for or were measured."""
     if positives < 0 or negatives < 0:
-        raise ValueError(f"A part has {positives} positives and {negatives} negatives. Allowed: 0 or more.")
+        raise InputError(f"A part has {positives} positives and {negatives} negatives. Allowed: 0 or more.")
     both = positives > 0 and negatives > 0
     ratio = negatives / positives if both else 1.0
     needed_auc = positives_needed_for_auc(auc, ratio=ratio)
@@ -73,7 +75,7 @@ def auc_standard_error(auc: float, positives: int, negatives: int) -> float:
     """Standard error of an area under the ROC curve after Hanley and McNeil."""
     _check_share("AUC", auc)
     if positives < 1 or negatives < 1:
-        raise ValueError(f"An AUC needs both classes; got {positives} positives and {negatives} negatives.")
+        raise InputError(f"An AUC needs both classes; got {positives} positives and {negatives} negatives.")
     q1, q2 = auc / (2 - auc), 2 * auc**2 / (1 + auc)
     variance = auc * (1 - auc) + (positives - 1) * (q1 - auc**2) + (negatives - 1) * (q2 - auc**2)
     return math.sqrt(max(variance, 0.0) / (positives * negatives))
@@ -83,7 +85,7 @@ def positives_needed_for_auc(auc: float, *, ratio: float = 1.0, half_width: floa
     """The fewest positives, with `ratio` negatives to each, whose 95 % interval is at most +-`half_width`."""
     _check_share("AUC", auc)
     if not (ratio > 0 and half_width > 0):
-        raise ValueError(f"Negatives to a positive are {ratio}, the half width is {half_width}. Allowed: above 0.")
+        raise InputError(f"Negatives to a positive are {ratio}, the half width is {half_width}. Allowed: above 0.")
 
     def wide_enough(positives: int) -> bool:
         negatives = max(1, math.ceil(ratio * positives))
@@ -103,7 +105,7 @@ def cases_needed_for_proportion(share: float, *, half_width: float = HALF_WIDTH)
     """The fewest cases whose 95 % interval of a sensitivity or specificity of `share` is at most +-`half_width`."""
     _check_share("sensitivity", share)
     if half_width <= 0:
-        raise ValueError(f"The half width is {half_width}. Allowed: above 0.")
+        raise InputError(f"The half width is {half_width}. Allowed: above 0.")
     return max(1, math.ceil(Z_95**2 * share * (1 - share) / half_width**2))
 
 
@@ -121,4 +123,4 @@ def _note(positives: int, negatives: int, minimum: int, needed: tuple[int, int, 
 
 def _check_share(name: str, value: float) -> None:
     if not 0 <= value <= 1:
-        raise ValueError(f"The {name} is {value}. Allowed: 0 to 1.")
+        raise InputError(f"The {name} is {value}. Allowed: 0 to 1.")

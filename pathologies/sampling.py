@@ -7,6 +7,8 @@ drawn in an epoch of n draws with replacement is, on average, n times its share 
 
 import numpy as np
 
+from pathologies.errors import InputError
+
 
 def vector_weights(labels: np.ndarray, minimum: int, *, most: float | None = None) -> np.ndarray:
     """Weights under which every observed combination of findings is drawn `minimum` times an epoch, or more.
@@ -19,7 +21,7 @@ def vector_weights(labels: np.ndarray, minimum: int, *, most: float | None = Non
     if labels.ndim != 2:
         raise ValueError(f"Labels have shape {labels.shape}. Allowed: rows x findings.")
     if minimum < 1 or (most is not None and most < 1):
-        raise ValueError(f"The minimum is {minimum}, the most is {most}. Allowed: 1 or more.")
+        raise InputError(f"The minimum is {minimum}, the most is {most}. Allowed: 1 or more.")
     group = combination_of(labels == 1)
     weights = np.maximum(1.0, minimum / np.bincount(group))[group] if len(group) else np.zeros(0)
     return weights if most is None else np.minimum(weights, most)
@@ -33,7 +35,7 @@ def target_weights(values: np.ndarray, positive_share: float = 0.5) -> np.ndarra
     """
     values = np.asarray(values, dtype=np.float64)
     if not 0 < positive_share < 1:
-        raise ValueError(f"The share of positives is {positive_share}. Allowed: between 0 and 1.")
+        raise InputError(f"The share of positives is {positive_share}. Allowed: between 0 and 1.")
     known = ~np.isnan(values)
     positive = np.where(known, values, 0.0)
     negative = np.where(known, 1.0 - values, 0.0)

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 import pandas as pd
 
+from pathologies.errors import InputError
 from pathologies.splits import PARTS
 
 FORMAT = "hilum-split/1"
@@ -33,7 +34,7 @@ def share_split(frame: pd.DataFrame, parts: np.ndarray | pd.Series, salt: str) -
     )
     strange = sorted({row[2] for row in rows} - set(PARTS))
     if strange:
-        raise ValueError(f"Unknown part(s) {strange}. Known: {', '.join(PARTS)}.")
+        raise InputError(f"Unknown part(s) {strange}. Known: {', '.join(PARTS)}.")
     counts = {part: sum(row[2] == part for row in rows) for part in PARTS}
     return {
         "format": FORMAT,
@@ -51,7 +52,7 @@ def apply_split(manifest: Mapping, frame: pd.DataFrame, salt: str) -> np.ndarray
     found = [known.get(image) for image in _salted(frame["image_id"], salt)]
     absent = [image for image, part in zip(frame["image_id"], found, strict=True) if part is None]
     if absent:
-        raise ValueError(
+        raise InputError(
             f"{len(absent)} of {len(frame)} images are not in the shared split, such as {', '.join(absent[:5])}. "
             "Is it a split of the same data set?"
         )
@@ -59,30 +60,30 @@ def apply_split(manifest: Mapping, frame: pd.DataFrame, salt: str) -> np.ndarray
 
 
 def check_split(manifest: Mapping, frame: pd.DataFrame, parts: np.ndarray | pd.Series, salt: str) -> None:
-    """Raise ValueError where `parts` are not those of the shared split, naming the first five images that differ."""
+    """Raise InputError where `parts` are not those of the shared split, naming the first five images that differ."""
     expected = apply_split(manifest, frame, salt)
     differ = np.flatnonzero(expected != np.asarray(parts, dtype=str))
     if len(differ):
         first = "; ".join(
             f"{frame['image_id'].iloc[row]}: {np.asarray(parts)[row]} here, {expected[row]} there" for row in differ[:5]
         )
-        raise ValueError(f"{len(differ)} of {len(frame)} images lie in other parts than in the shared split ({first}).")
+        raise InputError(f"{len(differ)} of {len(frame)} images lie in other parts than in the shared split ({first}).")
     if len(frame) != len(manifest["rows"]):
-        raise ValueError(f"The shared split has {len(manifest['rows'])} images, {len(frame)} are here.")
+        raise InputError(f"The shared split has {len(manifest['rows'])} images, {len(frame)} are here.")
 
 
 def _check_manifest(manifest: Mapping, salt: str) -> None:
     if manifest.get("format") != FORMAT:
-        raise ValueError(f"Not a shared split: format {manifest.get('format')!r}, expected {FORMAT!r}.")
+        raise InputError(f"Not a shared split: format {manifest.get('format')!r}, expected {FORMAT!r}.")
     if manifest.get("salt_hash") != _salt_hash(salt):
-        raise ValueError("The shared split was made with another salt. Ask its authors for theirs.")
+        raise InputError("The shared split was made with another salt. Ask its authors for theirs.")
     if manifest.get("hash") != _content_hash(manifest["rows"]):
-        raise ValueError("The shared split does not have the content that its hash states: it was changed or cut off.")
+        raise InputError("The shared split does not have the content that its hash states: it was changed or cut off.")
 
 
 def _salted(names: Iterable[str], salt: str) -> list[str]:
     if len(salt) < SHORTEST_SALT:
-        raise ValueError(f"A salt of {len(salt)} characters can be guessed. Give {SHORTEST_SALT} or more.")
+        raise InputError(f"A salt of {len(salt)} characters can be guessed. Give {SHORTEST_SALT} or more.")
     key = salt.encode()
     return [hmac.new(key, str(name).encode(), hashlib.sha256).hexdigest()[:32] for name in names]
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from pathologies.errors import InputError
 from pathologies.sources_chexpert import read_chexpert
 from pathologies.sources_common import META_COLUMNS, ReadRequest, SourceFrame
 from pathologies.sources_mimic import read_mimic
@@ -84,7 +85,7 @@ def find_source(name: str) -> Source:
         return SOURCES[name]
     near = difflib.get_close_matches(name, SOURCES, n=1)
     hint = f" Did you mean '{near[0]}'?" if near else ""
-    raise ValueError(f"Unknown source '{name}'.{hint} Known: {', '.join(SOURCES)}.")
+    raise InputError(f"Unknown source '{name}'.{hint} Known: {', '.join(SOURCES)}.")
 
 
 def read_labels(
@@ -100,7 +101,7 @@ def read_labels(
     unknown = sorted(set(options) - set(source.options))
     if unknown:
         known = ", ".join(source.options) or "none"
-        raise ValueError(f"The source '{source_name}' has no option {unknown}. Its options: {known}.")
+        raise InputError(f"The source '{source_name}' has no option {unknown}. Its options: {known}.")
     options = {name: value for name, value in options.items() if value is not None}
     request = ReadRequest(
         labels=Path(labels),

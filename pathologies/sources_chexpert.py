@@ -12,6 +12,7 @@ from pathlib import Path
 import pandas as pd
 
 from pathologies import sources_common as common
+from pathologies.errors import InputError
 from pathologies.sources_common import ReadRequest, SourceFrame
 
 SEXES = {"Male": "M", "Female": "F", "Unknown": "", "M": "M", "F": "F"}
@@ -22,7 +23,7 @@ ROOTS = ("CheXpert-v1.0/", "CheXpert-v1.0-small/")
 
 
 def read_chexpert(request: ReadRequest) -> SourceFrame:
-    """The label frame of a CheXpert table; raises ValueError or FileNotFoundError, naming file, column and line."""
+    """The label frame of a CheXpert table; raises InputError or FileNotFoundError, naming file, column and line."""
     path, header = Path(request.labels), common.header_of(request.labels)
     path_column = common.find_column(header, ["Path", "Study"], path)
     columns = common.finding_columns(header, request.names, path)
@@ -79,7 +80,7 @@ def _one_row_per_image(table: pd.DataFrame, column: str, request: ReadRequest) -
         allowed = "[.../]train|valid|test/patient00001/study1/view1_frontal.jpg, or such a path of a study"
         common.refuse_values(values, bad, request.labels, allowed)
     if request.images is None:
-        raise ValueError(
+        raise InputError(
             f"{request.labels}: the rows are whole studies ({values.iloc[0]!r}), so the images of each must be looked "
             "up. Give the folder of the images as well."
         )

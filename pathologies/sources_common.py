@@ -15,6 +15,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from pathologies.errors import InputError
+
 META_COLUMNS = (
     "image_id",
     "patient_id",
@@ -66,7 +68,7 @@ def read_table(path: Path, *, columns: Iterable[str] | None = None, text: Iterab
                 low_memory=False,
             )
     except (*UNREADABLE, pd.errors.ParserWarning) as error:
-        raise ValueError(f"'{path}' cannot be read as a CSV table: {error}") from error
+        raise InputError(f"'{path}' cannot be read as a CSV table: {error}") from error
     return table if columns is None else table[list(dict.fromkeys(columns))]
 
 
@@ -86,7 +88,7 @@ def header_of(path: Path) -> list[str]:
     try:
         return [str(name) for name in pd.read_csv(path, nrows=0).columns]
     except UNREADABLE as error:
-        raise ValueError(f"'{path}' cannot be read as a CSV table: {error}") from error
+        raise InputError(f"'{path}' cannot be read as a CSV table: {error}") from error
 
 
 def plain(name: str) -> str:
@@ -99,20 +101,20 @@ def find_column(header: Sequence[str], names: Sequence[str], path: Path, *, requ
     wanted = {plain(name) for name in names}
     found = [column for column in header if plain(column) in wanted]
     if len(found) > 1:
-        raise ValueError(f"{path}: the columns {found} all mean {names[0]!r}. Keep one of them.")
+        raise InputError(f"{path}: the columns {found} all mean {names[0]!r}. Keep one of them.")
     if found:
         return found[0]
     if not required:
         return None
     near = difflib.get_close_matches(names[0], header, n=1)
     hint = f" Did the file mean '{near[0]}'?" if near else ""
-    raise ValueError(f"{path}: no column {' or '.join(map(repr, names))}.{hint} The file has: {', '.join(header)}.")
+    raise InputError(f"{path}: no column {' or '.join(map(repr, names))}.{hint} The file has: {', '.join(header)}.")
 
 
 def finding_columns(header: Sequence[str], names: Mapping[str, Sequence[str]], path: Path) -> dict[str, str]:
     """slug -> column of the file; every finding of `names` must be there."""
     if not names:
-        raise ValueError(f"{path}: no finding of the catalogue has a name in this source, so nothing can be read.")
+        raise InputError(f"{path}: no finding of the catalogue has a name in this source, so nothing can be read.")
     return {slug: find_column(header, list(aliases), path) for slug, aliases in names.items()}
 
 
@@ -148,7 +150,7 @@ def refuse_values(column: pd.Series, bad: np.ndarray, path: Path, allowed: str) 
     rows = np.flatnonzero(bad)
     found = column.iloc[rows[:5]].tolist()
     cells = "; ".join(f"line {row + 2}: {cell!r}" for row, cell in zip(rows, found, strict=False))
-    raise ValueError(
+    raise InputError(
         f"{path}: column '{column.name}' holds {len(rows)} unknown value(s) ({cells}). "
         f"Allowed: {allowed}. Correct the file or map its values with the source 'table'."
     )
@@ -181,7 +183,7 @@ def refuse_duplicates(ids: pd.Series, path: Path) -> None:
     twice = ids[ids.duplicated()]
     if len(twice):
         first = ", ".join(twice.unique()[:5])
-        raise ValueError(f"{path}: {len(twice)} image(s) are listed more than once ({first}). Keep one row of each.")
+        raise InputError(f"{path}: {len(twice)} image(s) are listed more than once ({first}). Keep one row of each.")
 
 
 def build_frame(columns: Mapping[str, object], findings: Mapping[str, np.ndarray]) -> pd.DataFrame:
@@ -201,7 +203,7 @@ def without_empty(labels: Mapping[str, np.ndarray], path: Path, notes: list[str]
     """The findings that at least one row says something about; the others get no column, and a note."""
     empty = [slug for slug, values in labels.items() if np.isnan(values).all()]
     if len(empty) == len(labels):
-        raise ValueError(f"{path}: every label cell of {', '.join(labels)} is empty, so there is nothing to learn.")
+        raise InputError(f"{path}: every label cell of {', '.join(labels)} is empty, so there is nothing to learn.")
     if empty:
         notes.append(f"Empty in every row, so without a column: {', '.join(empty)}.")
     return {slug: values for slug, values in labels.items() if slug not in empty}

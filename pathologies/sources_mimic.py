@@ -12,6 +12,7 @@ from pathlib import Path
 import pandas as pd
 
 from pathologies import sources_common as common
+from pathologies.errors import InputError
 from pathologies.sources_common import ReadRequest, SourceFrame
 
 PREFIX = "mimic-cxr-2.0.0-"
@@ -39,7 +40,7 @@ ROOTS = ("", "files/", "mimic-cxr-jpg/2.1.0/", "mimic-cxr-jpg/2.0.0/")
 
 
 def read_mimic(request: ReadRequest) -> SourceFrame:
-    """The label frame of MIMIC-CXR-JPG; raises ValueError or FileNotFoundError, naming file, column and line."""
+    """The label frame of MIMIC-CXR-JPG; raises InputError or FileNotFoundError, naming file, column and line."""
     notes: list[str] = ["MIMIC-CXR-JPG holds neither age nor sex: both are unknown."]
     studies, columns, no_finding = _read_studies(request)
     images = _read_images(request)
@@ -48,7 +49,7 @@ def read_mimic(request: ReadRequest) -> SourceFrame:
     labelled = ~pd.isna(row)
     dropped = common.drop_rows(images["dicom_id"], ~labelled, "its study has no row in the label file")
     if not labelled.any():
-        raise ValueError(f"No study of {request.labels} has an image in {_beside(request, 'metadata')}.")
+        raise InputError(f"No study of {request.labels} has an image in {_beside(request, 'metadata')}.")
     images = images[labelled].reset_index(drop=True)
     without = len(studies) - images["study_id"].nunique()
     if without:

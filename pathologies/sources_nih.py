@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from pathologies import sources_common as common
+from pathologies.errors import InputError
 from pathologies.sources_common import ReadRequest, SourceFrame
 
 NO_FINDING = "No Finding"
@@ -46,7 +47,7 @@ OFFICIAL_LISTS = {"train_val": "train_val_list.txt", "test": "test_list.txt"}
 
 
 def read_nih(request: ReadRequest) -> SourceFrame:
-    """The label frame of a ChestX-ray14 table; raises ValueError or FileNotFoundError, naming file, column and line."""
+    """The label frame of a ChestX-ray14 table; raises InputError or FileNotFoundError, naming file, column and line."""
     path, notes = Path(request.labels), []
     table = common.read_columns(path, COLUMNS, text=["image", "labels"])
     for name in ("image", "labels", "patient", "follow_up"):
@@ -117,12 +118,12 @@ def _slug_of_token(request: ReadRequest) -> dict[str, set[str]]:
     slugs = {slug: {common.plain(name) for name in names} for slug, names in request.names.items()}
     for slug, names in slugs.items():
         if not names & known:
-            raise ValueError(
+            raise InputError(
                 f"The finding '{slug}' is called {sorted(request.names[slug])} in NIH ChestX-ray14, which has no such "
                 f"label. Its labels: {', '.join(TOKENS)}."
             )
     if not slugs:
-        raise ValueError(f"{request.labels}: no finding of the catalogue has a name in NIH ChestX-ray14.")
+        raise InputError(f"{request.labels}: no finding of the catalogue has a name in NIH ChestX-ray14.")
     return slugs
 
 
@@ -138,7 +139,7 @@ def _official_split(image: pd.Series, request: ReadRequest, notes: list[str]) ->
             raise FileNotFoundError(f"No official list at '{path}'. Expected {' and '.join(OFFICIAL_LISTS.values())}.")
         split[image.isin(path.read_text(encoding="utf-8").split())] = name
     if (split == "").all():
-        raise ValueError(f"No image of {request.labels} stands in the official lists of '{folder}'.")
+        raise InputError(f"No image of {request.labels} stands in the official lists of '{folder}'.")
     if (split == "").any():
         notes.append(f"{(split == '').sum()} images stand in neither official list.")
     return split

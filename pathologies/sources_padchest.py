@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 
 from pathologies import sources_common as common
+from pathologies.errors import InputError
 from pathologies.padchest_labels import KNOWN_LABELS
 from pathologies.sources_common import ReadRequest, SourceFrame
 
@@ -45,7 +46,7 @@ NORMAL, UNCHANGED, UNUSABLE = "normal", "unchanged", ("exclude", "suboptimal stu
 
 
 def read_padchest(request: ReadRequest) -> SourceFrame:
-    """The label frame of PadChest; raises ValueError or FileNotFoundError, naming file, column and line."""
+    """The label frame of PadChest; raises InputError or FileNotFoundError, naming file, column and line."""
     path, notes = Path(request.labels), []
     table = common.read_columns(path, COLUMNS, text=COLUMNS)
     for name in ("image", "patient"):
@@ -55,7 +56,7 @@ def read_padchest(request: ReadRequest) -> SourceFrame:
     _check_matches(lists, request, notes)
     table, lists, dropped = _usable(table, lists, request)
     if table.empty:
-        raise ValueError(f"{path}: none of its rows is usable; {dropped['reason'].value_counts().to_dict()}.")
+        raise InputError(f"{path}: none of its rows is usable; {dropped['reason'].value_counts().to_dict()}.")
     labels = {slug: _raw(lists, {common.plain(name) for name in names}) for slug, names in request.names.items()}
     meta = _about(table, request, notes)
     meta["no_finding"] = np.array([float(NORMAL in tokens) for tokens in lists], np.float32)
@@ -90,7 +91,7 @@ def _check_matches(lists: list[frozenset[str]], request: ReadRequest, notes: lis
         if any(counts[common.plain(name)] for name in names):
             continue
         if not request.options.get("allow_absent"):
-            raise ValueError(
+            raise InputError(
                 f"{request.labels}: no report has the finding '{slug}', in PadChest called {list(names)}. "
                 "Is it the whole file? For a part of it, give the option allow_absent."
             )
@@ -103,7 +104,7 @@ def _usable(
     """The rows that mean something, and those that do not, each with its first reason."""
     wanted = str(request.options.get("labelled_by", "any"))
     if wanted not in LABELLED_BY:
-        raise ValueError(f"Option labelled_by={wanted!r} is unknown. Allowed: {', '.join(LABELLED_BY)}.")
+        raise InputError(f"Option labelled_by={wanted!r} is unknown. Allowed: {', '.join(LABELLED_BY)}.")
     method = LABELLED_BY[wanted]
     reasons = {
         "no labels in the label file": np.array([not tokens for tokens in lists]),

@@ -29,6 +29,7 @@ import numpy as np
 import pandas as pd
 
 from pathologies import sources_common as common
+from pathologies.errors import InputError
 from pathologies.sources_common import ReadRequest, SourceFrame
 
 NEEDED, OPTIONAL = ("path", "patient"), ("image", "study", "view", "projection", "age", "sex", "split", "no_finding")
@@ -44,16 +45,16 @@ LABEL_MEANINGS = {1: 1.0, 0: 0.0, -1: -1.0, "blank": np.nan}
 
 
 def read_mapped_table(request: ReadRequest) -> SourceFrame:
-    """The label frame of a table, by its mapping; raises ValueError naming mapping or table, and what is allowed."""
+    """The label frame of a table, by its mapping; raises InputError naming mapping or table, and what is allowed."""
     if "mapping" not in request.options:
-        raise ValueError("The source 'table' needs the option 'mapping': a TOML file that says which column is what.")
+        raise InputError("The source 'table' needs the option 'mapping': a TOML file that says which column is what.")
     mapping_file = Path(str(request.options["mapping"]))
     mapping = _read_mapping(mapping_file, request)
     header, path, columns = common.header_of(request.labels), request.labels, mapping["columns"]
     for name in [*columns.values(), *mapping["findings"].values()]:
         if name not in header:
             common.find_column(header, [name], path)
-            raise ValueError(f"{path}: no column '{name}' in exactly this spelling. It has: {', '.join(header)}.")
+            raise InputError(f"{path}: no column '{name}' in exactly this spelling. It has: {', '.join(header)}.")
     labels_of = mapping["findings"]
     text = [name for key, name in columns.items() if key != "age"]
     table = common.read_table(path, columns=[*columns.values(), *labels_of.values()], text=[*text, *labels_of.values()])
@@ -62,7 +63,7 @@ def read_mapped_table(request: ReadRequest) -> SourceFrame:
     labels = {slug: _labels(table[column], mapping, path) for slug, column in labels_of.items()}
     for slug, values in labels.items():
         if np.isnan(values).all():
-            raise ValueError(
+            raise InputError(
                 f"{path}: column '{labels_of[slug]}' says nothing about '{slug}' in any row. Leave it out."
             )
     if "no_finding" in columns:
@@ -80,20 +81,20 @@ def _read_mapping(file: Path, request: ReadRequest) -> dict:
     try:
         mapping = tomllib.loads(file.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{file}: not a TOML file: {error}") from error
+        raise InputError(f"{file}: not a TOML file: {error}") from error
     _allow_keys(file, "the mapping", mapping, TABLES)
     for key, kind in TABLES.items():
         if not isinstance(mapping.setdefault(key, {} if kind is dict else "table"), kind):
-            raise ValueError(f"{file}: '{key}' is {mapping[key]!r}. Expected a {'table' if kind is dict else 'text'}.")
+            raise InputError(f"{file}: '{key}' is {mapping[key]!r}. Expected a {'table' if kind is dict else 'text'}.")
     _allow_keys(file, "[columns]", mapping["columns"], (*NEEDED, *OPTIONAL))
     _allow_keys(file, "[constants]", mapping["constants"], CONSTANTS)
     _allow_keys(file, "[values]", mapping["values"], (*MEANINGS, "labels"))
     _allow_keys(file, "[findings]", mapping["findings"], request.names)
     for key in NEEDED:
         if key not in mapping["columns"]:
-            raise ValueError(f"{file}: [columns] has no '{key}'. Needed: {', '.join(NEEDED)}.")
+            raise InputError(f"{file}: [columns] has no '{key}'. Needed: {', '.join(NEEDED)}.")
     if not mapping["findings"]:
-        raise ValueError(f'{file}: [findings] is empty. Give at least one slug = "column".')
+        raise InputError(f'{file}: [findings] is empty. Give at least one slug = "column".')
     _check_meanings(file, mapping)
     return mapping
 
@@ -103,7 +104,7 @@ def _allow_keys(file: Path, where: str, given: Mapping, allowed: Mapping | tuple
         if key not in allowed:
             near = difflib.get_close_matches(str(key), list(allowed), n=1)
             hint = f" Did you mean '{near[0]}'?" if near else ""
-            raise ValueError(f"{file}: unknown key '{key}' in {where}.{hint} Allowed: {', '.join(allowed)}.")
+            raise InputError(f"{file}: unknown key '{key}' in {where}.{hint} Allowed: {', '.join(allowed)}.")
 
 
 def _check_meanings(file: Path, mapping: dict) -> None:
@@ -112,10 +113,10 @@ def _check_meanings(file: Path, mapping: dict) -> None:
         said = {**mapping["values"].get(key, {}), "constant": mapping["constants"].get(key, "")}
         for cell, meaning in said.items():
             if meaning not in (*meanings, ""):
-                raise ValueError(f"{file}: {key} {cell!r} = {meaning!r}. Allowed: {', '.join(meanings)} or ''.")
+                raise InputError(f"{file}: {key} {cell!r} = {meaning!r}. Allowed: {', '.join(meanings)} or ''.")
     for cell, meaning in mapping["values"].get("labels", {}).items():
         if isinstance(meaning, bool) or meaning not in LABEL_MEANINGS:
-            raise ValueError(f'{file}: [values.labels] {cell!r} = {meaning!r}. Allowed: 1, 0, -1 or "blank".')
+            raise InputError(f'{file}: [values.labels] {cell!r} = {meaning!r}. Allowed: 1, 0, -1 or "blank".')
 
 
 def _labels(column: pd.Series, mapping: dict, path: Path) -> np.ndarray:

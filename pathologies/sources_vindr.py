@@ -19,6 +19,7 @@ import numpy as np
 import pandas as pd
 
 from pathologies import sources_common as common
+from pathologies.errors import InputError
 from pathologies.sources_common import ReadRequest, SourceFrame
 
 NO_FINDING = "No finding"
@@ -54,7 +55,7 @@ MINORITIES = {"uncertain": -1.0, "negative": 0.0}
 
 
 def read_vindr(request: ReadRequest) -> SourceFrame:
-    """The label frame of VinDr-CXR; raises ValueError or FileNotFoundError, naming file, column and line."""
+    """The label frame of VinDr-CXR; raises InputError or FileNotFoundError, naming file, column and line."""
     path, header = Path(request.labels), common.header_of(request.labels)
     image = common.find_column(header, ["image_id"], path)
     reader = common.find_column(header, ["rad_id"], path, required=False)
@@ -83,7 +84,7 @@ def _votes_from_boxes(table: pd.DataFrame, names: list[str], classes: Sequence[s
         columns=NO_FINDING, errors="ignore"
     ).any(axis=1)
     if clash.any():
-        raise ValueError(
+        raise InputError(
             f"{path}: {clash.sum()} reading(s) hold both '{NO_FINDING}' and a finding, such as {clash.idxmax()}."
         )
     return seen.reindex(columns=[*classes, NO_FINDING], fill_value=0.0)
@@ -94,10 +95,10 @@ def _votes_from_columns(table: pd.DataFrame, names: list[str], path: Path) -> pd
     known = {common.plain(name) for name in (*LOCAL_CLASSES, *GLOBAL_CLASSES, NO_FINDING)}
     strange = [name for name in columns if common.plain(name) not in known and not str(name).startswith("Unnamed")]
     if strange:
-        raise ValueError(f"{path}: unknown column(s) {strange}. Known: {', '.join((*LOCAL_CLASSES, *GLOBAL_CLASSES))}.")
+        raise InputError(f"{path}: unknown column(s) {strange}. Known: {', '.join((*LOCAL_CLASSES, *GLOBAL_CLASSES))}.")
     if table.duplicated(names).any():
         first = table.loc[table.duplicated(names), names].iloc[0].tolist()
-        raise ValueError(f"{path}: the reading {first} is listed more than once. Keep one row of each.")
+        raise InputError(f"{path}: the reading {first} is listed more than once. Keep one row of each.")
     seen = {}
     for name in columns:
         if str(name).startswith("Unnamed"):
@@ -114,7 +115,7 @@ def _resolve(seen: pd.DataFrame, request: ReadRequest, several: bool) -> SourceF
     notes = ["VinDr-CXR publishes no patients: every image counts as a patient of its own."]
     readers = seen.groupby(level=0).size()
     if several and (few := int((readers < agreement).sum())):
-        raise ValueError(f"{request.labels}: {few} image(s) have fewer readers than agreement={agreement}.")
+        raise InputError(f"{request.labels}: {few} image(s) have fewer readers than agreement={agreement}.")
     labels, absent = {}, []
     for slug, names in request.names.items():
         columns = _columns_of(seen, names)
@@ -125,7 +126,7 @@ def _resolve(seen: pd.DataFrame, request: ReadRequest, several: bool) -> SourceF
         need = agreement if several else 1
         labels[slug] = np.select([votes >= need, votes > 0], [1.0, minority], 0.0).astype(np.float32)
     if not labels:
-        raise ValueError(f"{request.labels}: none of its columns is a finding of the catalogue.")
+        raise InputError(f"{request.labels}: none of its columns is a finding of the catalogue.")
     if absent:
         notes.append(f"Not labelled in this file, so without a column: {', '.join(absent)}.")
     meta = _about(readers.index.to_series().reset_index(drop=True), request, several)
@@ -141,10 +142,10 @@ def _resolve(seen: pd.DataFrame, request: ReadRequest, several: bool) -> SourceF
 def _checked_options(request: ReadRequest) -> tuple[int, float]:
     agreement = int(request.options.get("agreement", 2))
     if not 1 <= agreement <= 3:
-        raise ValueError(f"Option agreement={agreement}: each image has three readers, so 1, 2 or 3 of them can agree.")
+        raise InputError(f"Option agreement={agreement}: each image has three readers, so 1, 2 or 3 of them can agree.")
     minority = str(request.options.get("minority", "uncertain"))
     if minority not in MINORITIES:
-        raise ValueError(f"Option minority={minority!r} is unknown. Allowed: {', '.join(MINORITIES)}.")
+        raise InputError(f"Option minority={minority!r} is unknown. Allowed: {', '.join(MINORITIES)}.")
     return agreement, MINORITIES[minority]
 
 

@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 
 from pathologies import stratify
+from pathologies.errors import InputError
 
 PARTS = ("train", "select", "calibrate", "test")
 FRACTIONS = (0.6, 0.1, 0.15, 0.15)
@@ -64,20 +65,20 @@ def official_parts(
     unknown = sorted(set(official) - set(OFFICIAL_PARTS))
     if unknown:
         images = int(official.isin(unknown).sum())
-        raise ValueError(
+        raise InputError(
             f"{images} images have the official split {unknown}. Allowed: {', '.join(OFFICIAL_PARTS)}. "
             "Give the source's official lists, leave those images out, or take parts of hilum's own."
         )
     part = official.map(OFFICIAL_PARTS).to_numpy(dtype=object)
     if "test" not in part:
-        raise ValueError("No image is in an official test set, so there is no official split to keep.")
+        raise InputError("No image is in an official test set, so there is no official split to keep.")
     check_disjoint(frame, part)
     train = part == "train"
     if not train.any():
         return part.astype(str)
     shares = np.where(np.isin(PARTS, part[~train]), 0.0, shares)
     if not shares.any():
-        raise ValueError(f"Fractions {list(fractions)} leave no part for the official training images.")
+        raise InputError(f"Fractions {list(fractions)} leave no part for the official training images.")
     part[train] = assign_parts(frame[train], slugs, fractions=shares / shares.sum(), seed=seed)
     return part.astype(str)
 
@@ -87,7 +88,7 @@ def _divide(groups: stratify.Groups, patients: np.ndarray, shares: np.ndarray) -
     used = np.flatnonzero(shares)
     if len(patients) < len(used):
         names = ", ".join(PARTS[i] for i in used)
-        raise ValueError(
+        raise InputError(
             f"{len(patients)} patients cannot fill the {len(used)} parts {names}. "
             "Give more patients, or a fraction of 0 for the parts that are not needed."
         )
@@ -97,11 +98,11 @@ def _divide(groups: stratify.Groups, patients: np.ndarray, shares: np.ndarray) -
 def _rotate(groups: stratify.Groups, shares: np.ndarray, number: int, folds: int) -> np.ndarray:
     patients = np.arange(len(groups.sizes))
     if len(patients) < folds:
-        raise ValueError(f"{len(patients)} patients cannot fill {folds} folds. Give fewer folds.")
+        raise InputError(f"{len(patients)} patients cannot fill {folds} folds. Give fewer folds.")
     tested = stratify.stratify(groups, np.full(folds, 1 / folds)) == number - 1
     rest = np.append(shares[:-1], 0.0)
     if not rest.any():
-        raise ValueError("With a fold, at least one of the fractions of train, select and calibrate must be above 0.")
+        raise InputError("With a fold, at least one of the fractions of train, select and calibrate must be above 0.")
     part = np.full(len(patients), len(PARTS) - 1)
     part[~tested] = _divide(groups, patients[~tested], rest)
     return part
@@ -110,18 +111,18 @@ def _rotate(groups: stratify.Groups, shares: np.ndarray, number: int, folds: int
 def _checked_fractions(fractions: Sequence[float]) -> np.ndarray:
     shares = np.asarray(fractions, float)
     if shares.shape != (len(PARTS),) or not np.isfinite(shares).all() or (shares < 0).any():
-        raise ValueError(
+        raise InputError(
             f"Fractions {list(fractions)} are not {len(PARTS)} numbers from 0 to 1, for {', '.join(PARTS)}."
         )
     if abs(shares.sum() - 1) > 1e-6:
-        raise ValueError(f"Fractions {list(fractions)} add up to {shares.sum():g}. They must add up to 1.")
+        raise InputError(f"Fractions {list(fractions)} add up to {shares.sum():g}. They must add up to 1.")
     return shares
 
 
 def _checked_fold(fold: tuple[int, int]) -> tuple[int, int]:
     number, folds = (int(value) for value in fold)
     if folds < 2 or not 1 <= number <= folds:
-        raise ValueError(f"Fold {number}/{folds} does not exist. Give i/k with k at least 2 and i from 1 to k.")
+        raise InputError(f"Fold {number}/{folds} does not exist. Give i/k with k at least 2 and i from 1 to k.")
     return number, folds
 
 
@@ -132,14 +133,14 @@ def split_hash(frame: pd.DataFrame, parts: np.ndarray | pd.Series) -> str:
 
 
 def check_disjoint(frame: pd.DataFrame, parts: np.ndarray | pd.Series) -> None:
-    """Raise ValueError if a patient lies in more than one part, naming the first five."""
+    """Raise InputError if a patient lies in more than one part, naming the first five."""
     pairs = pd.DataFrame({"patient": frame["patient_id"].to_numpy(), "part": np.asarray(parts)}).drop_duplicates()
     shared = pairs[pairs["patient"].duplicated(keep=False)]
     if shared.empty:
         return
     sides = shared.groupby("patient", sort=True)["part"].agg(lambda names: "+".join(sorted(names)))
     first = ", ".join(f"{patient} ({names})" for patient, names in sides.head(5).items())
-    raise ValueError(
+    raise InputError(
         f"{len(sides)} patient(s) lie in more than one part: {first}. Split by patient, for instance with assign_parts."
     )
 

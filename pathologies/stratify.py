@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from pathologies.errors import InputError
+
 MOST_STEPS = 1_000  # moves and swaps of the refinement
 MOST_PAIRS = 500_000  # swaps are tried between two parts with fewer pairs of patients than this
 SMALLEST_GAIN = 1e-8
@@ -34,10 +36,10 @@ def group_patients(frame: pd.DataFrame, slugs: Sequence[str], seed: int) -> Grou
     """Count raw positives (== 1) of each finding for each patient."""
     missing = [name for name in ("patient_id", *slugs) if name not in frame.columns]
     if missing:
-        raise ValueError(f"Columns {missing} are not in the label frame. It has: {', '.join(map(str, frame.columns))}.")
+        raise InputError(f"Columns {missing} are not in the label frame. It has: {', '.join(map(str, frame.columns))}.")
     if frame["patient_id"].isna().any() or (frame["patient_id"] == "").any():
         row = int(np.flatnonzero(frame["patient_id"].isna() | (frame["patient_id"] == ""))[0])
-        raise ValueError(f"Row {row} of the label frame has no patient, so it cannot be assigned to a part.")
+        raise InputError(f"Row {row} of the label frame has no patient, so it cannot be assigned to a part.")
     codes, patients = pd.factorize(frame["patient_id"])
     drawn = [hashlib.blake2b(f"{seed}\t{patient}".encode(), digest_size=8).digest() for patient in patients]
     rank = np.empty(len(patients), int)

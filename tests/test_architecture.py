@@ -20,7 +20,7 @@ ALLOWED = {
     "models": {"numpy", "pyarrow", "PIL", "scipy", "pydicom", "torch", "torchvision", "timm", "safetensors",
                "models", "pathologies"},
 }  # fmt: skip
-MOST_LINES = 300
+MOST_LINES = 400
 
 
 @cache

@@ -237,6 +237,25 @@ def test_the_traceback_can_be_had(hilum, monkeypatch, tmp_path):
         main(["ensemble", str(tmp_path), "--out", str(tmp_path / "b")])
 
 
+@pytest.mark.parametrize("kind", [ValueError, KeyError, TypeError, ImportError])
+def test_a_defect_of_ours_is_told_apart_from_bad_input(hilum, monkeypatch, house, tmp_path, kind):
+    """Exit 70, one sentence, and the traceback in a file that is named."""
+
+    def defective(request, on_event):
+        raise kind("inner secret")
+
+    monkeypatch.setattr("orchestrator.launch.train_run", defective)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    code, _, err = hilum("train", house / "dataset", "--out", tmp_path / "run")
+    assert code == 70
+    assert "Traceback" not in err
+    (file,) = tmp_path.glob("hilum-error-*.txt")
+    assert str(file) in "".join(err.split("\n"))
+    assert f"{kind.__name__}: " in file.read_text(encoding="utf-8")
+    assert "in defective" in file.read_text(encoding="utf-8")
+    assert file.stat().st_mode & 0o077 == 0
+
+
 def test_an_error_of_the_systems_is_a_sentence():
     assert cli._sentence(PermissionError(13, "Permission denied", "/data/x")) == "Permission denied: /data/x"
     assert cli._sentence(FileNotFoundError("There is no x.")) == "There is no x."
