@@ -11,8 +11,14 @@ import numpy as np
 
 from pathologies.errors import InputError
 
-BEFORE = {"positive": "#b2182b", "uncertain": "#fdae61", "negative": "#2166ac", "blank": "#d9d9d9"}
-AFTER = {"positive": "#b2182b", "soft": "#fdae61", "negative": "#2166ac", "unknown": "#d9d9d9"}
+BEFORE = {
+    "positive": "#b2182b",
+    "uncertain": "#fdae61",
+    "negative": "#2166ac",
+    "blank": "#d9d9d9",
+    "unknown": "#969696",
+}
+AFTER = {"positive": "#b2182b", "soft": "#fdae61", "negative": "#2166ac", "unknown": "#969696"}
 
 
 def write_audit_pictures(report: Mapping, folder: Path) -> list[Path]:
@@ -52,10 +58,11 @@ def _labels_figure(report: Mapping):
         "positive": "positive",
         "uncertain": "uncertain, then soft",
         "negative": "negative",
-        "blank": "blank / unknown",
+        "blank": "blank",
+        "unknown": "unknown",
     }
     handles = [axes.barh(0, 0, color=BEFORE[key], label=label) for key, label in names.items()]
-    figure.legend(handles=handles, loc="outside upper center", ncols=4, frameon=False)
+    figure.legend(handles=handles, loc="outside upper center", ncols=5, frameon=False)
     return figure
 
 

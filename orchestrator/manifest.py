@@ -17,6 +17,7 @@ from models.images import INTENSITY_CONTRACT
 from models.paths import DatasetPaths, read_json, to_plain
 from orchestrator.dataset import FORMAT, hash_file
 from pathologies.labels import reference_contract
+from pathologies.policy import LABEL_CODES
 from pathologies.splits import PARTS, drift_warnings, split_hash
 
 if TYPE_CHECKING:
@@ -94,6 +95,7 @@ def describe_rows(frame: pd.DataFrame, parts: np.ndarray, findings: Sequence[str
     return {
         "sources": {name: findings for name in sorted(frame["source"].unique())},
         "findings": findings,
+        "label_codes": LABEL_CODES,
         "images": len(frame),
         "parts": described,
         "split_hash": split_hash(frame, parts),

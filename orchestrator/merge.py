@@ -112,7 +112,10 @@ def _describe(datasets: list[Dataset], merged: Merged, frame: pd.DataFrame, part
         "format": FORMAT,
         "source": "merged",
         "sources": {name: list(slugs) for name, slugs in merged.sources.items()},
-        "merged_from": [{name: dataset.manifest[name] for name in kept} for dataset in datasets],
+        "merged_from": [
+            {"label_codes": dataset.manifest.get("label_codes"), **{name: dataset.manifest[name] for name in kept}}
+            for dataset in datasets
+        ],
         **{name: first[name] for name in (*ALIKE, "fractions", "seed", "fold")},
         "label_file_sha256": None,
         "filters": {},

@@ -28,7 +28,7 @@ from pathologies.errors import InputError
 from pathologies.filters import filter_frame, filter_reasons
 from pathologies.leaks import Leaks, find_leaks
 from pathologies.shared_splits import apply_split
-from pathologies.sources import SourceFrame, read_labels
+from pathologies.sources import SourceFrame, find_source, read_labels
 from pathologies.splits import FRACTIONS, assign_parts, check_disjoint, official_parts
 
 
@@ -160,6 +160,9 @@ def _already_complete(paths: DatasetPaths, identity: dict[str, Any], on_event: O
             "A complete data set is not changed: give another --out, or remove it first."
         )
     on_event({"event": "complete", "message": f"{paths.root} is complete already; nothing to do"})
+    if "label_codes" not in manifest and find_source(manifest["source"]).says_unknown:
+        message = "it was made when what the source cannot say was read as not mentioned, and keeps that meaning; "
+        on_event({"event": "note", "message": message + "to have it as unknown, prepare it again into another --out"})
     return manifest
 
 

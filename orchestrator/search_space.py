@@ -140,7 +140,7 @@ def space_for(
 ) -> tuple[Dimension, ...]:
     """The dimensions that can change something: not what the user fixed, nor a policy for labels that do not occur.
 
-    `labels`: the raw labels of the finding in part `train` (1, 0, -1, NaN). A range is widened to hold the default,
+    `labels`: the raw labels of the finding in part `train` (1, 0, -1, -2, NaN). A range is widened to hold the default,
     so that the defaults are a point of the space.
     """
     idle = set(fixed)

@@ -14,6 +14,7 @@ import pandas as pd
 
 from pathologies.catalog import Pathology, find_pathology, load_catalog
 from pathologies.errors import InputError
+from pathologies.policy import UNCERTAIN, UNKNOWN
 from pathologies.table_files import read_csv_file, read_parquet_file
 
 ID_NAMES = ("study", "study_id", "path", "image", "image_id", "image index", "imageid", "image_path", "filename")
@@ -159,13 +160,13 @@ def _numbers(column: pd.Series, path) -> pd.Series:
 
 
 def read_truth(path: Path, columns: Columns | None = None, blank_as_zero: bool = False) -> Table:
-    """A table whose values are 1, 0, -1 (uncertain) or blank; uncertain is unknown, so left out, and so is blank,
+    """A table whose values are 1, 0, -1 (uncertain), -2 (unknown) or blank; -1 and -2 are left out, and so is blank,
     unless it stands for absent, as in CheXpert's label files.
     """
     table = read_table(path, columns, name="truth")
     values = table.values
-    odd = values.where(~values.isin([-1, 0, 1])).stack().dropna()
+    odd = values.where(~values.isin([UNKNOWN, UNCERTAIN, 0, 1])).stack().dropna()
     if len(odd):
-        raise InputError(f"{path}: column {odd.index[0][1]!r} holds {odd.iloc[0]:g}. A truth is 1, 0, -1 or blank.")
+        raise InputError(f"{path}: column {odd.index[0][1]!r} holds {odd.iloc[0]:g}. A truth is 1, 0, -1, -2 or blank.")
     known = values.where(values >= 0)
     return replace(table, values=known.mask(values.isna(), 0.0) if blank_as_zero else known)

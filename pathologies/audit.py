@@ -3,9 +3,9 @@
 Goes in: a label frame (filtered or not), the catalogue and a label contract. Comes out: one dictionary of numbers and
 strings, ready for JSON, and the rows of a table. Called by `hilum labels audit` and by the report.
 
-`findings.<slug>` counts raw labels first (positive, negative, uncertain, blank), then, under `after`, what the contract
-makes of them, and under `changes`, the rows that each of its rules touched. Label vectors and co-occurrence are of raw
-positives: there, uncertain and blank are 0.
+`findings.<slug>` counts raw labels first (positive, negative, uncertain, blank, unknown), then, under `after`, what the
+contract makes of them, and under `changes`, the rows that each of its rules touched. Unknown is what the source says of
+a film and, as `not_labelled`, what it says of none. Label vectors and co-occurrence are of raw positives.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,6 +23,7 @@ AUDIT_HEADER = (
     "negative",
     "uncertain",
     "blank",
+    "unknown",
     "policy",
     "lifted",
     "contradictions",
@@ -92,7 +93,7 @@ def audit_rows(report: Mapping) -> list[list[str]]:
     rows = []
     for slug, finding in report["findings"].items():
         after, policy = finding["after"], report["contract"]["policies"][slug]
-        numbers = [finding[key] for key in ("positive", "negative", "uncertain", "blank")]
+        numbers = [finding[key] for key in ("positive", "negative", "uncertain", "blank", "unknown")]
         changes = [finding["closure_lifted"], finding["contradictions"]]
         results = [after[key] for key in ("positive", "negative", "soft", "unknown")]
         written = policy["uncertain"] if policy["blank"] == "zero" else f"{policy['uncertain']}, blank ignored"
@@ -144,6 +145,7 @@ def _finding(frame, raw: np.ndarray, slug: str, contract, catalog, labelled) -> 
         "negative": counts["explicit_negative"],
         "uncertain": uncertain + lifted_uncertain,
         "blank": blank + lifted - lifted_uncertain,
+        "unknown": counts["explicit_unknown"] + counts["not_labelled"],
         "soft": counts["explicit_soft"],
         "not_labelled": counts["not_labelled"],
         "closure_lifted": lifted,

@@ -31,10 +31,12 @@ change those, then run `python -m pathologies.findings_page docs`.
 
 Four things hold for every finding.
 
-- A label in a source is 1 (present), 0 (absent), -1 (uncertain: the report hedges) or blank (not mentioned). It is kept
-  as it is; a contract says what becomes of it, always in this order: explicit 1 and 0 stand; a report of "No Finding"
-  turns a blank into 0; a finding that implies this one turns a blank or uncertain label into 1 (an explicit 0 stands
-  and is counted as a contradiction); then the policy for uncertain labels; then the policy for blanks.
+- A label in a source is 1 (present), 0 (absent), -1 (uncertain: the report hedges), blank (not mentioned) or -2
+  (unknown: the source cannot say, as PadChest of what an "unchanged" report does not list). It is kept as it is.
+  Unknown is left out everywhere; of the others, a contract says what becomes of them, always in this order: explicit 1
+  and 0 stand; a report of "No Finding" turns a blank into 0; a finding that implies this one turns a blank or uncertain
+  label into 1 (an explicit 0 stands and is counted as a contradiction); then the policy for uncertain labels; then the
+  policy for blanks.
 - The policies below shape training alone. Whatever is chosen, trained models are scored under one reference contract:
   explicit labels as they are, blank and "No Finding" as 0, uncertain left out.
 - Policies for uncertain labels: **ones** (present), **zeros** (absent), **ignore** (left out), **soft(a,b)** (a number

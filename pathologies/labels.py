@@ -1,12 +1,13 @@
 """The label contract at work: raw labels in, target values and weights out.
 
-Goes in: a label frame with one column of raw labels for each finding (1, 0, -1 uncertain, NaN not mentioned, or a soft
-value between 0 and 1) and a `LabelContract`. Comes out: `Resolved` for one finding. Called by the driver of `train`
-(training contract), by every step that scores a part (reference contract) and by the audit.
+Goes in: a label frame with one column of raw labels for each finding (1, 0, -1 uncertain, NaN not mentioned, -2
+unknown, or a soft value between 0 and 1) and a `LabelContract`. Comes out: `Resolved` for one finding. Called by the
+driver of `train` (training contract), by every step that scores a part (reference contract) and by the audit.
 
 The order is fixed: (1) an explicit label stands; (2) No Finding = 1 turns a blank into 0; (3) with closure, a blank or
 uncertain label becomes 1 where a finding that implies this one, directly or through others, is explicitly 1; an
-explicit 0 stands and is counted as a contradiction; (4) the uncertain policy; (5) the blank policy.
+explicit 0 stands and is counted as a contradiction; (4) the uncertain policy; (5) the blank policy. An unknown label is
+left out before any of them, as are the rows of a source that does not label the finding: no rule makes it 0 or 1.
 """
 
 import hashlib
@@ -20,6 +21,8 @@ from pathologies.catalog import Pathology, descendants
 from pathologies.errors import InputError
 from pathologies.policy import (
     REFERENCE_POLICY,
+    UNCERTAIN,
+    UNKNOWN,
     LabelContract,
     LabelPolicy,
     did_you_mean,
@@ -32,6 +35,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "REFERENCE_POLICY",
+    "UNCERTAIN",
+    "UNKNOWN",
     "LabelContract",
     "LabelPolicy",
     "Resolved",
@@ -68,9 +73,12 @@ def resolve(
     """
     policy = contract.policy(slug)
     known_source = _labelled_rows(frame, slug, labelled)
-    raw = np.where(known_source, raw_labels(frame, slug), np.nan)
-    blank, uncertain = np.isnan(raw) & known_source, raw == -1
-    implied = known_source & _implied(frame, slug, catalog) if contract.closure else np.zeros(len(raw), bool)
+    raw = raw_labels(frame, slug)
+    unknown = known_source & (raw == UNKNOWN)
+    said = known_source & ~unknown
+    raw = np.where(said, raw, np.nan)
+    blank, uncertain = np.isnan(raw) & said, raw == UNCERTAIN
+    implied = said & _implied(frame, slug, catalog) if contract.closure else np.zeros(len(raw), bool)
 
     rules = {"no_finding_filled": blank & _no_finding(frame)}
     rules["closure_lifted"] = implied & (uncertain | (blank & ~rules["no_finding_filled"]))
@@ -89,7 +97,7 @@ def resolve(
     for name in ("closure_lifted", "uncertain_as_ones"):
         values[rules[name]] = 1
     values[rules["uncertain_as_soft"]] = _soft_labels(frame, slug, policy, seed, rules["uncertain_as_soft"])
-    return _resolved(raw, values, {**rules, "not_labelled": ~known_source})
+    return _resolved(raw, values, {**rules, "explicit_unknown": unknown, "not_labelled": ~known_source})
 
 
 def raw_labels(frame: "pd.DataFrame", slug: str) -> np.ndarray:
@@ -100,12 +108,12 @@ def raw_labels(frame: "pd.DataFrame", slug: str) -> np.ndarray:
             f"Columns: {', '.join(frame.columns)}."
         )
     raw = frame[slug].to_numpy(dtype=np.float32, na_value=np.nan)
-    wrong = ~(np.isnan(raw) | (raw == -1) | ((raw >= 0) & (raw <= 1)))
+    wrong = ~(np.isnan(raw) | (raw == UNCERTAIN) | (raw == UNKNOWN) | ((raw >= 0) & (raw <= 1)))
     if wrong.any():
         row = int(np.flatnonzero(wrong)[0])
         raise InputError(
             f"Column '{slug}', image '{frame['image_id'].iloc[row]}': label {raw[row]:g} in {int(wrong.sum())} row(s). "
-            "Allowed: 1, 0, -1 (uncertain), blank, or a soft label between 0 and 1."
+            "Allowed: 1, 0, -1 (uncertain), -2 (unknown), blank, or a soft label between 0 and 1."
         )
     return raw
 

@@ -2,8 +2,9 @@
 
 Goes in: the frames of prepared data sets with their parts and the findings that each source labels. Comes out: one
 frame with the union of the columns, rows in the order of the inputs, so that the image caches are joined end to end.
-A finding that a source does not label is NaN there and missing from that source's list, which makes it unknown under
-every label policy. Called by the merge command; the leak check of `leaks` belongs after it.
+A finding that a source does not label is UNKNOWN there and missing from that source's list; either makes it unknown
+under every label policy (in merges of before it is NaN there, and the list alone does). Called by the merge command;
+the leak check of `leaks` belongs after it.
 """
 
 import re
@@ -14,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from pathologies.errors import InputError
+from pathologies.policy import UNKNOWN
 from pathologies.sources_common import META_COLUMNS
 from pathologies.splits import check_disjoint
 
@@ -60,6 +62,9 @@ def merge_frames(inputs: Sequence[MergeInput]) -> Merged:
     frame = pd.concat([_prefixed(given.frame) for given in inputs], ignore_index=True)
     frame = frame[[*META_COLUMNS, *findings]]
     frame = frame.astype({name: np.float32 for name in ("no_finding", *findings)})
+    for slug in findings:
+        labelled = frame["source"].isin([source for source, slugs in sources.items() if slug in slugs])
+        frame[slug] = frame[slug].where(labelled, np.float32(UNKNOWN))
     parts = np.concatenate([np.asarray(given.parts, dtype=str) for given in inputs])
     _check_images(inputs, frame)
     check_disjoint(frame, parts)

@@ -1,8 +1,9 @@
-"""Label policies and contracts: what becomes of an uncertain or a blank label.
+"""The codes of a raw label, and label policies and contracts: what becomes of an uncertain or a blank label.
 
 Goes in: the strings of a finding's TOML file or of a manifest. Comes out: `LabelPolicy` (one finding) and
 `LabelContract` (all findings and the parent closure), which `labels.resolve` applies. Called by the catalogue, by
-`prepare` (reference contract, into the manifest) and by the driver of `train` (training contract).
+`prepare` (reference contract, into the manifest) and by the driver of `train` (training contract). The codes are used
+by every reader of labels and by what counts them.
 """
 
 import re
@@ -16,6 +17,17 @@ from pathologies.errors import InputError
 if TYPE_CHECKING:
     from pathologies.catalog import Pathology
 
+# A raw label is 1 (present), 0 (absent), a soft value between, NaN (blank: not mentioned) or one of these two. Blank
+# and unknown differ: a policy may read what a report does not mention as absent, and never what the source cannot say.
+UNCERTAIN, UNKNOWN = -1.0, -2.0
+LABEL_CODES = {  # written into a manifest; a data set without it was made when unknown had no code and was a blank
+    "1": "present",
+    "0": "absent",
+    "0 to 1": "soft",
+    "-1": "uncertain",
+    "-2": "unknown: the source cannot say",
+    "blank": "not mentioned",
+}
 UNCERTAIN_POLICIES = ("zeros", "ones", "ignore", "soft(low,high)")
 BLANK_POLICIES = ("zero", "ignore")
 _SOFT = re.compile(r"soft\(\s*([0-9.]+)\s*,\s*([0-9.]+)\s*\)")

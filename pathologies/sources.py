@@ -28,6 +28,7 @@ class Source:
     label_file: str  # the file that `labels` points to
     read: Callable[[ReadRequest], SourceFrame]
     options: Mapping[str, str]  # option -> what it is for
+    says_unknown: bool = False  # some of its labels are unknown, and were read as blank until unknown had a code
 
 
 SOURCES: dict[str, Source] = {
@@ -69,6 +70,7 @@ SOURCES: dict[str, Source] = {
             "labelled_by": "any (default), physician, or model (the network that labelled most of the reports)",
             "allow_absent": "true: a finding that no report of the file has becomes 0 instead of an error",
         },
+        says_unknown=True,
     ),
     "table": Source(
         title="a table described by a mapping",

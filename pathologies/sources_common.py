@@ -37,7 +37,7 @@ UNREADABLE = (UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataErro
 
 @dataclass(frozen=True, kw_only=True)
 class SourceFrame:
-    frame: pd.DataFrame  # META_COLUMNS, then one raw float32 column per finding; one row per image
+    frame: pd.DataFrame  # META_COLUMNS, then a float32 column per finding, as policy.LABEL_CODES; one row per image
     findings: tuple[str, ...]  # slugs that the source labels, in the catalogue's order
     dropped: pd.DataFrame  # columns image, reason: rows of the label file that are not in the frame
     notes: tuple[str, ...]  # what was read otherwise than it is written, in sentences

@@ -4,7 +4,7 @@ Goes in: a row per image with the labels of its report as one cell, "['pleural e
 the label frame. Called through `sources.read_labels`.
 
 A finding is present where any of its labels stands in the list, and absent where none does. Where the report says
-'unchanged' beside others, what is not listed is not known to be absent and stays empty. Left out, with the reason:
+'unchanged' beside others (and not 'normal'), what is not listed is unknown. Left out, with the reason:
 images without a label list, reports that are 'unchanged' and nothing else, and those marked 'exclude' or 'suboptimal
 study'. A quarter of the reports were labelled by physicians, the others by a network (option `labelled_by`).
 """
@@ -19,6 +19,7 @@ import pandas as pd
 from pathologies import sources_common as common
 from pathologies.errors import InputError
 from pathologies.padchest_labels import KNOWN_LABELS
+from pathologies.policy import UNKNOWN
 from pathologies.sources_common import ReadRequest, SourceFrame
 
 COLUMNS = {
@@ -58,6 +59,8 @@ def read_padchest(request: ReadRequest) -> SourceFrame:
     if table.empty:
         raise InputError(f"{path}: none of its rows is usable; {dropped['reason'].value_counts().to_dict()}.")
     labels = {slug: _raw(lists, {common.plain(name) for name in names}) for slug, names in request.names.items()}
+    if unchanged := sum(map(_is_unchanged, lists)):
+        notes.append(f"{unchanged} reports say 'unchanged': what they do not list is unknown.")
     meta = _about(table, request, notes)
     meta["no_finding"] = np.array([float(NORMAL in tokens) for tokens in lists], np.float32)
     frame = common.build_frame(meta, labels)
@@ -124,8 +127,13 @@ def _usable(
 
 
 def _raw(lists: list[frozenset[str]], names: set[str]) -> np.ndarray:
-    absent = {True: np.nan, False: 0.0}
-    return np.array([1.0 if tokens & names else absent[UNCHANGED in tokens] for tokens in lists], np.float32)
+    absent = {True: UNKNOWN, False: 0.0}
+    return np.array([1.0 if tokens & names else absent[_is_unchanged(tokens)] for tokens in lists], np.float32)
+
+
+def _is_unchanged(tokens: frozenset[str]) -> bool:
+    """Whether the report leaves it to an earlier one what else there is."""
+    return UNCHANGED in tokens and NORMAL not in tokens
 
 
 def _about(table: pd.DataFrame, request: ReadRequest, notes: list[str]) -> dict[str, object]:

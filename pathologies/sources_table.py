@@ -12,7 +12,7 @@ Goes in: a CSV file with a row per image, and a mapping such as
     projection = "PA"
     [values.view]                    # cell -> what it means; cells that already say it need no line
     F = "frontal"
-    [values.labels]                  # cell -> 1, 0, -1 (uncertain) or "blank" (not mentioned)
+    [values.labels]                  # cell -> 1, 0, -1 (uncertain), "blank" (not mentioned) or "unknown"
     yes = 1
     [findings]                       # slug = column
     pneumonia = "Pneu"
@@ -30,6 +30,7 @@ import pandas as pd
 
 from pathologies import sources_common as common
 from pathologies.errors import InputError
+from pathologies.policy import UNCERTAIN, UNKNOWN
 from pathologies.sources_common import ReadRequest, SourceFrame
 
 NEEDED, OPTIONAL = ("path", "patient"), ("image", "study", "view", "projection", "age", "sex", "split", "no_finding")
@@ -41,7 +42,7 @@ MEANINGS = {
     "split": ("train", "train_val", "valid", "validate", "test"),
 }
 TABLES = {"source": str, "columns": dict, "constants": dict, "values": dict, "findings": dict}
-LABEL_MEANINGS = {1: 1.0, 0: 0.0, -1: -1.0, "blank": np.nan}
+LABEL_MEANINGS = {1: 1.0, 0: 0.0, -1: UNCERTAIN, "blank": np.nan, "unknown": UNKNOWN}
 
 
 def read_mapped_table(request: ReadRequest) -> SourceFrame:
@@ -62,7 +63,7 @@ def read_mapped_table(request: ReadRequest) -> SourceFrame:
     meta = _about(table, mapping, path, notes)
     labels = {slug: _labels(table[column], mapping, path) for slug, column in labels_of.items()}
     for slug, values in labels.items():
-        if np.isnan(values).all():
+        if (np.isnan(values) | (values == UNKNOWN)).all():
             raise InputError(
                 f"{path}: column '{labels_of[slug]}' says nothing about '{slug}' in any row. Leave it out."
             )
@@ -116,7 +117,7 @@ def _check_meanings(file: Path, mapping: dict) -> None:
                 raise InputError(f"{file}: {key} {cell!r} = {meaning!r}. Allowed: {', '.join(meanings)} or ''.")
     for cell, meaning in mapping["values"].get("labels", {}).items():
         if isinstance(meaning, bool) or meaning not in LABEL_MEANINGS:
-            raise InputError(f'{file}: [values.labels] {cell!r} = {meaning!r}. Allowed: 1, 0, -1 or "blank".')
+            raise InputError(f'{file}: [values.labels] {cell!r} = {meaning!r}. Allowed: 1, 0, -1, "blank", "unknown".')
 
 
 def _labels(column: pd.Series, mapping: dict, path: Path) -> np.ndarray:

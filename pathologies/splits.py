@@ -18,6 +18,7 @@ import pandas as pd
 
 from pathologies import stratify
 from pathologies.errors import InputError
+from pathologies.policy import UNKNOWN
 
 PARTS = ("train", "select", "calibrate", "test")
 FRACTIONS = (0.6, 0.1, 0.15, 0.15)
@@ -146,9 +147,9 @@ def check_disjoint(frame: pd.DataFrame, parts: np.ndarray | pd.Series) -> None:
 
 
 def positive_rates(frame: pd.DataFrame, parts: np.ndarray | pd.Series, slugs: Sequence[str]) -> pd.DataFrame:
-    """Share of images with a raw label of 1: a row per part that occurs, a column per finding."""
-    positive = frame[list(slugs)].eq(1).assign(_part=np.asarray(parts))
-    rates = positive.groupby("_part").mean()
+    """Share of images with a raw label of 1, of those that are not unknown: a row per part, a column per finding."""
+    raw = frame[list(slugs)]
+    rates = raw.eq(1).astype(float).where(raw.ne(UNKNOWN)).groupby(np.asarray(parts)).mean()
     return rates.reindex([part for part in PARTS if part in rates.index]).rename_axis("part")
 
 
@@ -159,7 +160,8 @@ def drift_warnings(
 
     A part without any label of a finding has no rate of it: a sentence names what cannot be compared.
     """
-    labelled = frame[list(slugs)].notna().groupby(np.asarray(parts)).any()
+    raw = frame[list(slugs)]
+    labelled = (raw.notna() & raw.ne(UNKNOWN)).groupby(np.asarray(parts)).any()
     rates = (100 * positive_rates(frame, parts, slugs)).where(labelled)
     warnings = []
     for part in rates.index:

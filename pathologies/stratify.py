@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from pathologies.errors import InputError
+from pathologies.policy import UNKNOWN
 
 MOST_STEPS = 1_000  # moves and swaps of the refinement
 MOST_PAIRS = 500_000  # swaps are tried between two parts with fewer pairs of patients than this
@@ -25,15 +26,21 @@ class Groups:
     """Patients in an order drawn from the seed, which no order of the rows changes."""
 
     counts: np.ndarray  # patients x findings: images with a raw positive
+    known: np.ndarray  # patients x findings that are unknown somewhere: images of which it is known
     sizes: np.ndarray  # images of each patient
     patient_of_row: np.ndarray  # row of the frame -> patient number
 
     def take(self, patients: np.ndarray) -> "Groups":
-        return Groups(counts=self.counts[patients], sizes=self.sizes[patients], patient_of_row=self.patient_of_row)
+        return Groups(
+            counts=self.counts[patients],
+            known=self.known[patients],
+            sizes=self.sizes[patients],
+            patient_of_row=self.patient_of_row,
+        )
 
 
 def group_patients(frame: pd.DataFrame, slugs: Sequence[str], seed: int) -> Groups:
-    """Count raw positives (== 1) of each finding for each patient."""
+    """Count raw positives (== 1) of each finding for each patient, and what is known of those that are not always."""
     missing = [name for name in ("patient_id", *slugs) if name not in frame.columns]
     if missing:
         raise InputError(f"Columns {missing} are not in the label frame. It has: {', '.join(map(str, frame.columns))}.")
@@ -45,12 +52,19 @@ def group_patients(frame: pd.DataFrame, slugs: Sequence[str], seed: int) -> Grou
     rank = np.empty(len(patients), int)
     rank[sorted(range(len(patients)), key=lambda i: (drawn[i], str(patients[i])))] = np.arange(len(patients))
     patient_of_row = rank[codes] if len(frame) else np.empty(0, int)
-    counts = np.zeros((len(patients), len(slugs)))
-    for column, slug in enumerate(slugs):
-        positive = frame[slug].to_numpy(np.float32, na_value=np.nan) == 1
-        counts[:, column] = np.bincount(patient_of_row[positive], minlength=len(patients))
-    sizes = np.bincount(patient_of_row, minlength=len(patients)).astype(float)
-    return Groups(counts=counts, sizes=sizes, patient_of_row=patient_of_row)
+    raw = frame[list(slugs)].to_numpy(np.float32, na_value=np.nan)
+    partly = raw[:, (raw == UNKNOWN).any(axis=0)]
+
+    def per_patient(rows: np.ndarray) -> np.ndarray:
+        columns = [np.bincount(patient_of_row[one], minlength=len(patients)) for one in rows.T]
+        return np.array(columns, float).reshape(len(columns), len(patients)).T
+
+    return Groups(
+        counts=per_patient(raw == 1),
+        known=per_patient(partly != UNKNOWN),
+        sizes=np.bincount(patient_of_row, minlength=len(patients)).astype(float),
+        patient_of_row=patient_of_row,
+    )
 
 
 def stratify(groups: Groups, shares: np.ndarray) -> np.ndarray:
@@ -121,14 +135,15 @@ def _refine(part: np.ndarray, groups: Groups, shares: np.ndarray) -> np.ndarray:
 class _State:
     """Parts and their distance from what they want: the sum over parts and columns of weight x (have - want)^2 / share.
 
-    The columns are the positives of each finding, the images and the patients. The weight of a column is one over its
-    total, which is the chi-square statistic, plus a constant that keeps the rates of common findings, in percentage
-    points, as close as those of rare ones. Taking patient c from part a to b changes the distance by
+    The columns are the positives of each finding, the films of which a finding is known where that is not all of them
+    (else unknown would count as negative), the images and the patients. The weight of a column is one over its total,
+    which is the chi-square statistic, plus a constant that keeps the rates of common findings, in percentage points, as
+    close as those of rare ones. Taking patient c from part a to b changes the distance by
     weight c^2 (1/A + 1/B) - 2 weight c (excess_a / A - excess_b / B), with A and B the shares.
     """
 
     def __init__(self, part: np.ndarray, groups: Groups, shares: np.ndarray):
-        columns = np.column_stack([groups.counts, groups.sizes, np.ones(len(groups.sizes))])
+        columns = np.column_stack([groups.counts, groups.known, groups.sizes, np.ones(len(groups.sizes))])
         totals = columns.sum(axis=0)
         self.columns, totals = columns[:, totals > 0], totals[totals > 0]
         self.weighted = self.columns * (1 / totals + RATE_WEIGHT / groups.sizes.sum())

@@ -78,6 +78,17 @@ def test_another_contract_and_what_is_passed_on(frame):
     assert report["notes"] == ["A note."]
 
 
+def test_unknown_has_a_column_of_its_own(frame):
+    frame["lung_opacity"] = np.float32([-2, -2, 1, 0, -1, BLANK])
+    report = audit_labels(frame, CATALOG)
+    opacity = report["findings"]["lung_opacity"]
+    assert [opacity[key] for key in ("positive", "negative", "uncertain", "blank", "unknown")] == [1, 1, 1, 1, 2]
+    assert opacity["closure_lifted"] == 0  # the positive edema beside it makes nothing known
+    assert opacity["after"] == {"positive": 1, "negative": 3, "soft": 0, "unknown": 2}
+    row = dict(zip(AUDIT_HEADER, audit_rows(report)[0], strict=True))
+    assert (row["blank"], row["unknown"], row["unknown after"]) == ("1", "2", "2")
+
+
 def test_source_that_does_not_label_a_finding_is_not_blank(frame):
     frame["source"] = ["chexpert"] * 4 + ["nih"] * 2
     labelled = {"chexpert": ["lung_opacity", "edema"], "nih": ["edema"]}
@@ -91,7 +102,7 @@ def test_report_is_plain_data_and_a_table(frame):
     assert json.loads(json.dumps(report, allow_nan=False)) == report
     rows = audit_rows(report)
     assert [len(row) for row in rows] == [len(AUDIT_HEADER)] * 2
-    assert rows[0] == ["lung_opacity", "1", "1", "1", "3", "zeros", "2", "1", "3", "3", "0", "0"]
+    assert rows[0] == ["lung_opacity", "1", "1", "1", "3", "0", "zeros", "2", "1", "3", "3", "0", "0"]
 
 
 def test_empty_frame_and_unknown_ages(frame):

@@ -20,7 +20,7 @@ from pathologies.labels import (
 )
 
 CATALOG = load_catalog()
-BLANK = np.nan
+BLANK, UNKNOWN = np.nan, -2.0
 GOLDEN_DRAWS = [0.6505216024292472, 0.5132679213124762]  # of the first implementation (BLAKE2b, 53 bits)
 
 
@@ -174,7 +174,7 @@ def test_soft_policy_stays_in_its_range():
     assert resolved.counts["uncertain_as_soft"] == resolved.counts["soft"] == 300
 
 
-CELL = st.sampled_from([1.0, 0.0, -1.0, BLANK])
+CELL = st.sampled_from([1.0, 0.0, -1.0, BLANK, UNKNOWN])
 FAMILY = ("lung_opacity", "lung_lesion", "nodule", "edema")
 POLICIES = st.builds(
     LabelPolicy,
@@ -204,6 +204,8 @@ def by_the_book(row, slug, contract):
     raw = row[slug]
     if raw in (0, 1):
         return raw
+    if raw == UNKNOWN:
+        return BLANK
     if np.isnan(raw) and row.get("no_finding") == 1:
         return 0
     if contract.closure and any(row.get(child) == 1 for child in descendants(slug, CATALOG)):
@@ -226,6 +228,17 @@ def test_vectorised_contract_is_the_sentence_by_sentence_one(case):
         else:
             np.testing.assert_equal(float(value), float(expected))
         assert weight == (not np.isnan(value))
+
+
+@settings(max_examples=60, deadline=None)
+@given(cases())
+def test_unknown_becomes_no_label_under_any_policy_nor_by_closure_or_no_finding(case):
+    frame, slug, contract, seed = case
+    unknown = (frame[slug] == UNKNOWN).to_numpy()
+    resolved = resolve(frame, slug, contract, CATALOG, seed=seed)
+    assert np.isnan(resolved.values[unknown]).all()
+    assert not resolved.weights[unknown].any()
+    assert resolved.counts["explicit_unknown"] == unknown.sum()
 
 
 @settings(max_examples=60, deadline=None)

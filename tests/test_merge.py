@@ -39,8 +39,9 @@ def test_the_union_of_columns_in_the_order_of_the_inputs():
     assert merged.frame["image_id"].tolist() == ["chexpert:1_0.png", "chexpert:1_1.png", "nih:1_0.png", "nih:1_1.png"]
     assert merged.frame["patient_id"].is_unique  # equal names of two sources are two patients
     assert merged.frame["path"].tolist()[0] == "1_0.png"
-    np.testing.assert_array_equal(merged.frame["hernia"], np.float32([np.nan, np.nan, 1, 0]))
-    np.testing.assert_array_equal(merged.frame["fracture"], np.float32([0, -1, np.nan, np.nan]))
+    np.testing.assert_array_equal(merged.frame["hernia"], np.float32([-2, -2, 1, 0]))  # unknown, not blank
+    np.testing.assert_array_equal(merged.frame["fracture"], np.float32([0, -1, -2, -2]))
+    np.testing.assert_array_equal(merged.frame["edema"], np.float32([1, np.nan, 0, 1]))  # blank stays blank
     assert merged.frame["edema"].dtype == np.float32
     assert any("nih does not label fracture" in note for note in merged.notes)
 
@@ -76,6 +77,16 @@ def test_half_labelled_sources_count_as_unlabelled():
     merged = merge_frames([first, second])
     assert merged.sources == {"vindr": ("edema",)}
     assert any("some of the data sets only" in note for note in merged.notes)
+    assert (merged.frame["fracture"] == -2).all()
+
+
+def test_a_merge_of_before_keeps_its_meaning():
+    """There, what a source does not label is NaN: its list of findings alone makes it unknown."""
+    merged = merge_frames(two())
+    old = merged.frame.assign(hernia=merged.frame["hernia"].where(merged.frame["hernia"] >= 0))
+    contract = LabelContract(policies={"hernia": LabelPolicy(uncertain="zeros", blank="zero")})
+    found = resolve(old, "hernia", contract, load_catalog(), labelled=merged.sources)
+    np.testing.assert_array_equal(found.values, np.float32([np.nan, np.nan, 1, 0]))
 
 
 def test_known_overlaps_are_said():

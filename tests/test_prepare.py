@@ -15,10 +15,13 @@ import pytest
 from PIL import Image
 
 from models.images import INTENSITY_CONTRACT, load_image
-from models.paths import DatasetPaths
+from models.paths import DatasetPaths, write_json
 from orchestrator import decoding
+from orchestrator.dataset import load_dataset
 from orchestrator.prepare import PrepareRequest, draw_patients, prepare
+from tests.label_files import write
 from tests.nih_like import write_nih_like
+from tests.test_sources_padchest import PADCHEST_HEADER, padchest_row
 
 SIZE = 32
 
@@ -113,6 +116,29 @@ def test_a_complete_data_set_is_not_touched(request_, decoded):
         prepare(request_)
     assert content(request_.out) == before
     assert decoded == []
+
+
+def test_unknown_labels_are_kept_and_data_sets_of_before_are_read_as_they_were(tmp_path):
+    lists = ["['unchanged', 'pneumonia']", *["['pneumonia']", "['normal']"] * 4]
+    labels = write(tmp_path / "p.csv", PADCHEST_HEADER, *[padchest_row(2 * i, cell) for i, cell in enumerate(lists)])
+    rng = np.random.default_rng(0)
+    for number in range(0, 2 * len(lists), 2):
+        (tmp_path / "images").mkdir(exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (SIZE, SIZE), np.uint8)).save(tmp_path / "images" / f"i{number}.png")
+    request = PrepareRequest(source="padchest", labels=labels, images=tmp_path / "images", out=tmp_path / "out",
+                             size=SIZE, options={"allow_absent": True})  # fmt: skip
+    manifest = prepare(request)
+    assert manifest["label_codes"]["-2"].startswith("unknown")
+    frame = load_dataset(request.out).read_labels_frame()
+    assert frame["edema"].tolist() == [-2] + [0] * 8
+    assert frame["edema"].dtype == np.float32
+    del manifest["label_codes"], manifest["manifest_sha256"]
+    write_json(DatasetPaths(request.out).manifest, manifest)
+    events = []
+    prepare(request, events.append)
+    assert [event["event"] for event in events] == ["complete", "note"]
+    assert "read as not mentioned" in events[1]["message"]
+    assert load_dataset(request.out).manifest == manifest
 
 
 def test_bad_files_are_named_and_the_rest_goes_on(request_):

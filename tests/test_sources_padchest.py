@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 
+from pathologies.catalog import load_catalog
+from pathologies.labels import reference_contract, resolve, training_contract
 from pathologies.sources import read_labels
 from tests.label_files import check_frame, write
 
@@ -14,6 +16,8 @@ PADCHEST_HEADER = (
     "RelativeXRayExposure_DICOM,ReportID,Report,MethodLabel,Labels,Localizations,LabelsLocalizationsBySentence,"
     "labelCUIS,LocalizationsCUIS"
 )
+
+UNKNOWN = -2
 
 
 def padchest_row(number: int, labels: str, projection: str = "PA", method: str = "Physician", sex: str = "M") -> str:
@@ -46,7 +50,7 @@ def test_padchest_label_lists(tmp_path, name):
     assert frame["image_id"].tolist() == ["i0.png", "i1.png", "i2.png", "i8.png"]
     assert frame["cardiomegaly"].tolist()[:2] == [1, 0]  # the stray space of the published lists
     np.testing.assert_array_equal(frame["pneumonia"], np.float32([0, 0, 1, 0]))
-    assert np.isnan(frame["cardiomegaly"].iloc[2])  # 'unchanged': not listed is not absent
+    assert frame["cardiomegaly"].iloc[2] == UNKNOWN  # 'unchanged': not listed is not absent, and not blank either
     assert frame["no_finding"].tolist() == [0, 1, 0, 0]
     assert frame["view"].tolist() == ["frontal", "lateral", "frontal", ""]
     assert frame["projection"].tolist() == ["PA", "", "AP", ""]
@@ -72,3 +76,22 @@ def test_padchest_report_status_and_bad_input(tmp_path):
     broken = write(tmp_path / "b.csv", PADCHEST_HEADER, padchest_row(0, "pleural effusion"))
     with pytest.raises(ValueError, match="line 2: 'pleural effusion'"):
         read_labels("padchest", broken, allow_absent=True)
+
+
+def test_what_an_unchanged_report_does_not_list_is_left_out_under_both_contracts(tmp_path):
+    rows = (
+        padchest_row(0, "['unchanged', 'pneumonia']"),
+        padchest_row(1, "['unchanged', ' cardiomegaly']"),
+        padchest_row(2, "['pneumonia']"),
+        padchest_row(3, "['unchanged', 'normal']"),
+    )
+    read = read_labels("padchest", write(tmp_path / "p.csv", PADCHEST_HEADER, *rows), allow_absent=True)
+    frame, catalog = read.frame, load_catalog()
+    for contract in (reference_contract(read.findings), training_contract(catalog, read.findings)):
+        found = {slug: resolve(frame, slug, contract, catalog) for slug in read.findings}
+        np.testing.assert_array_equal(found["pneumonia"].values, np.float32([1, np.nan, 1, 0]))
+        np.testing.assert_array_equal(found["cardiomegaly"].values, np.float32([np.nan, 1, 0, 0]))
+        np.testing.assert_array_equal(found["pneumonia"].weights, np.float32([1, 0, 1, 1]))
+        for slug in set(read.findings) - {"pneumonia", "cardiomegaly"}:
+            assert np.isnan(found[slug].values[:2]).all(), slug  # a finding that is implied by a listed one too
+    assert any(note.startswith("2 reports say 'unchanged'") for note in read.notes)

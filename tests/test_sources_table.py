@@ -23,11 +23,12 @@ yes = 1
 no = 0
 maybe = -1
 "?" = "blank"
+"n/a" = "unknown"
 [findings]
 pneumonia = "Pneu"
 edema = "Oedema"
 """
-TABLE = ("file,number,view,years,Pneu,Oedema", "a/1.png,7,F,50,yes,1", "a/2.png,7,S,50,?,0", "b/1.png,8,,130,maybe,-1")
+TABLE = ("file,number,view,years,Pneu,Oedema", "a/1.png,7,F,50,yes,1", "a/2.png,7,S,50,?,0", "b/1.png,8,,130,maybe,n/a")
 
 
 def test_table_by_its_mapping(tmp_path):
@@ -41,7 +42,7 @@ def test_table_by_its_mapping(tmp_path):
     assert set(frame["source"]) == {"st-elsewhere"}
     assert frame["patient_id"].tolist() == ["7", "7", "8"]
     np.testing.assert_array_equal(frame["pneumonia"], np.float32([1, np.nan, -1]))
-    np.testing.assert_array_equal(frame["edema"], np.float32([1, 0, -1]))
+    np.testing.assert_array_equal(frame["edema"], np.float32([1, 0, -2]))
     np.testing.assert_array_equal(frame["age"], np.float32([50, 50, np.nan]))
 
 

@@ -190,6 +190,24 @@ def test_drift_is_a_sentence_for_each_finding_that_drifts():
     assert drift_warnings(frame, parts, ["edema"], points=4) == []
 
 
+@pytest.mark.parametrize("fold", [None, (2, 4)])
+def test_films_that_cannot_be_known_are_spread_and_are_no_negatives(fold):
+    frame = random_frame(300, 3, most=2)
+    frame.loc[np.random.default_rng(4).random(len(frame)) < 0.5, "edema"] = -2
+    parts = assign_parts(frame, FINDINGS, fold=fold)
+    known = frame["edema"] != -2
+    shares = pd.Series(parts).value_counts(normalize=True)
+    counts = known.groupby(parts).sum()
+    np.testing.assert_allclose(counts, shares[counts.index] * known.sum(), atol=1.5)
+    rates = positive_rates(frame, parts, FINDINGS)
+    for part in rates.index:
+        assert rates.loc[part, "edema"] == (frame["edema"][known & (parts == part)] == 1).mean()
+    frame.loc[parts == "test", "edema"] = -2
+    assert "test: no film has a label of edema; not compared with the other parts." in drift_warnings(
+        frame, parts, FINDINGS
+    )
+
+
 def test_a_part_without_labels_has_no_rate_to_drift():
     """A hidden test part is not one where nobody is ill."""
     columns = {"edema": np.float32([1, 0] * 50 + [np.nan] * 100), "fracture": np.float32([np.nan] * 200)}

@@ -69,11 +69,11 @@ def test_named_columns(tmp_path):
 
 
 def test_truth_is_one_zero_or_unknown(tmp_path):
-    truth = read_truth(write(tmp_path, "t", {"Study": STUDIES[:4], "Edema": [1, 0, -1, None]}))
-    assert truth.values["edema"].tolist() == pytest.approx([1, 0, np.nan, np.nan], nan_ok=True)
+    truth = read_truth(write(tmp_path, "t", {"Study": STUDIES[:5], "Edema": [1, 0, -1, None, -2]}))
+    assert truth.values["edema"].tolist() == pytest.approx([1, 0, np.nan, np.nan, np.nan], nan_ok=True)
     blank = read_truth(tmp_path / "t.csv", blank_as_zero=True)
-    assert blank.values["edema"].tolist() == pytest.approx([1, 0, np.nan, 0], nan_ok=True)
-    with pytest.raises(ValueError, match="'edema' holds 0.4. A truth is 1, 0, -1 or blank"):
+    assert blank.values["edema"].tolist() == pytest.approx([1, 0, np.nan, 0, np.nan], nan_ok=True)
+    with pytest.raises(ValueError, match="'edema' holds 0.4. A truth is 1, 0, -1, -2 or blank"):
         read_truth(write(tmp_path, "soft", {"Study": STUDIES[:1], "Edema": [0.4]}))
 
 
