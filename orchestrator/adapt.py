@@ -53,6 +53,8 @@ class AdaptRequest:
     prevalence: tuple[str, ...] = ()  # finding=share, or CSV files with the columns finding and prevalence
     path_column: str | None = None
     patient_column: str | None = None
+    patient_pattern: str | None = None
+    each_row_a_patient: bool = False
     blank_as_zero: bool = False
     device: str = "auto"
     findings: Path | None = None
@@ -95,6 +97,8 @@ def adapt(request: AdaptRequest, on_progress: Callable[[int, int], None] | None 
             images=request.images,
             path_column=request.path_column,
             patient_column=request.patient_column,
+            patient_pattern=request.patient_pattern,
+            each_row_a_patient=request.each_row_a_patient,
             blank_as_zero=request.blank_as_zero,
             findings=request.findings,
         )

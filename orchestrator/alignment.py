@@ -10,8 +10,10 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from orchestrator.levels import LEVELS, aggregate_ids, aggregate_scores, aggregate_truth, ids_at
-from orchestrator.tables import Table
+from orchestrator.evaluation import ONE_PATIENT
+from orchestrator.identity import LEVELS, ids_at, recognise
+from orchestrator.levels import aggregate_ids, aggregate_scores, aggregate_truth
+from orchestrator.tables import EACH_ROW, Table
 from pathologies.errors import InputError
 
 
@@ -67,7 +69,21 @@ def _common_level(tables: list[Table], wanted: str | None) -> str:
             f"{coarsest.name} has a row per {coarsest.level}, so nothing can be judged by {wanted}. "
             f"Leave --level out, or name the column of the {wanted}s by --id."
         )
+    if wanted == "study":
+        _require_studies(tables)
     return wanted or coarsest.level
+
+
+def _require_studies(tables: list[Table]) -> None:
+    """InputError where studies are asked for of films whose ids do not name them: each would pass for a study."""
+    for table in tables:
+        nameless = [one for one in table.ids if recognise(one) is None] if table.level == "image" else []
+        if nameless:
+            raise InputError(
+                f"{table.name} has a row per film, and {len(nameless)} of {len(table.ids)} ids name no study, the "
+                f"first {nameless[0]!r}. Ids in the layout of CheXpert, MIMIC-CXR or NIH do; else name the column of "
+                "the studies by --id, or leave --level out."
+            )
 
 
 def _row_keys(tables: list[Table], level: str) -> tuple[list[pd.Series], pd.Series, str]:
@@ -84,7 +100,7 @@ def _row_keys(tables: list[Table], level: str) -> tuple[list[pd.Series], pd.Seri
     patients, note = patients_of(tables[0], keys[0])
     if level == "patient":
         keys = [key.map(patients) for key in keys]
-        patients, note = aggregate_ids(keys[0], keys[0]), ""
+        patients = aggregate_ids(keys[0], keys[0])
     return keys, patients, note
 
 
@@ -121,16 +137,37 @@ def _without_suffix(key: pd.Series) -> pd.Series:
 
 
 def patients_of(truth: Table, key: pd.Series) -> tuple[pd.Series, str]:
-    """The patient of each key, and a note where the rows themselves must stand for patients."""
-    if truth.patients is not None:
-        return aggregate_ids(truth.patients, key), ""
-    named = ids_at(truth.ids, "patient")
-    nih = truth.ids.str.extract(r"(?:^|/)(\d{8})_\d{3}(?:\.\w+)?$")[0]  # ChestX-ray14: patient_follow-up
-    if nih.notna().all():
-        return aggregate_ids(nih, key), ""
-    if (named != truth.ids.str.strip()).any():
-        return aggregate_ids(named, key), ""
-    return aggregate_ids(key, key), "No patient is named: intervals take every row for a patient of its own."
+    """The patient of each key, and a note of how many there are. InputError where nothing says whose the rows are."""
+    if truth.patients is None:
+        raise InputError(
+            f"Nothing says whose the {len(truth.ids)} rows of the truth are, the first {truth.ids.iloc[0]!r}, so there "
+            "are no intervals by patient. " + ways_to_say_in_tables("--patient COLUMN")
+        )
+    several = truth.patients.groupby(key).nunique() > 1
+    if several.any():
+        raise InputError(
+            f"The truth has {int(several.sum())} ids that rows of several patients share, the first "
+            f"{several.index[several][0]!r}. Name a column by --id whose ids tell the patients apart."
+        )
+    return aggregate_ids(truth.patients, key), patients_note(truth.patients, truth.patients_by)
+
+
+def ways_to_say_in_tables(column: str) -> str:
+    """What the user can do about rows of nobody."""
+    return (
+        f"Name their column by {column}, or give --patient-pattern REGEX, whose group is the patient in an id; ids in "
+        "the layout of CheXpert, MIMIC-CXR or NIH say it themselves. Or say that each row is a patient of its own: "
+        f"{EACH_ROW}."
+    )
+
+
+def patients_note(patients: pd.Series, by: str) -> str:
+    """How many patients there are, and what says so."""
+    if by == EACH_ROW:
+        return f"Each of the {len(patients):,} rows counts as a patient of its own, as {EACH_ROW} says."
+    number = patients.nunique()
+    alarm = f" {ONE_PATIENT}" if number == 1 < len(patients) else ""
+    return f"{number:,} patient{'' if number == 1 else 's'} in {len(patients):,} labelled rows, by {by}.{alarm}"
 
 
 def _group_calls(table: Table, key: pd.Series) -> pd.DataFrame:

@@ -1,6 +1,6 @@
-"""From probabilities to answers: which threshold holds, what the conformal zone says, which films are one study.
+"""From probabilities to answers: which threshold holds, what the conformal zone says.
 
-In: a bundle's description, probabilities, what was asked for on the command line. Out: thresholds, answers and groups.
+In: a bundle's description, probabilities, what was asked for on the command line. Out: thresholds and answers.
 Called by predict, evaluate and adapt.
 """
 
@@ -12,7 +12,6 @@ import numpy as np
 import pandas as pd
 
 from models import conformal
-from orchestrator.levels import ids_at
 from pathologies.catalog import find_pathology
 from pathologies.errors import InputError
 
@@ -89,15 +88,3 @@ def conformal_answers(findings: Mapping[str, Any], slugs: Sequence[str], probabi
         for index, slug in enumerate(slugs)
     }
     return pd.DataFrame(columns).astype("Int8")
-
-
-def group_of_paths(paths: Sequence[str], level: str) -> tuple[list[str], int]:
-    """(the study or patient of each path, with what stands before it; how many paths name none and stand alone)."""
-    series = pd.Series(list(paths), dtype="str")
-    names = ids_at(series, level)
-    groups, alone = [], 0
-    for path, name in zip(series.str.replace("\\", "/", regex=False), names, strict=True):
-        end = path.rfind(name) + len(name)
-        groups.append(path[:end])
-        alone += end == len(path)
-    return groups, alone

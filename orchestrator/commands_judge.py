@@ -60,9 +60,16 @@ def predict(
     ] = None,
     threshold: Annotated[list[str] | None, Option(help="finding=value instead of the rule's; may be repeated.")] = None,
     level: Annotated[str, Option(help="image, study or patient: what a row of the table is.")] = "image",
+    patient_pattern: Annotated[
+        str | None, Option(help="Regular expression whose group is the patient in a path, for --level.")
+    ] = None,
+    study_pattern: Annotated[
+        str | None, Option(help="Regular expression whose group is the study in a path, for --level study.")
+    ] = None,
     conformal: Annotated[bool, Option("--conformal", help="Add <finding>_answer: 1, 0, or -1 for uncertain.")] = False,
 ) -> None:
     """Write a table of calibrated probabilities for new images."""
+    from orchestrator.identity import Asked
     from orchestrator.predict import PredictRequest
     from orchestrator.predict import predict as run
     from orchestrator.staging import stage_bundle
@@ -75,6 +82,7 @@ def predict(
         operating_point=operating_point,
         thresholds=tuple(threshold or ()),
         level=level,
+        asked=Asked(patient_pattern=patient_pattern, study_pattern=study_pattern),
         conformal=conformal,
     )
     with progress_bar("predicting") as bar:
@@ -126,7 +134,13 @@ def evaluate(
     readers: Annotated[list[Path] | None, Option(help="Tables of human yes/no answers, several.")] = None,
     targets: Annotated[str, Option(help="Findings, separated by commas; none: all that are there.")] = "",
     id_: Annotated[str | None, Option("--id", help="The tables' id column; none: found by its name.")] = None,
-    patient: Annotated[str | None, Option(help="The truth's patient column; none: found by its name or path.")] = None,
+    patient: Annotated[str | None, Option(help="The truth's patient column; none: found by its name.")] = None,
+    patient_pattern: Annotated[
+        str | None, Option(help="Regular expression whose group is the patient in an id of the truth.")
+    ] = None,
+    each_row_a_patient: Annotated[
+        bool, Option("--each-row-a-patient", help="Count each row of the truth for a patient of its own.")
+    ] = False,
     blank_as_zero: Annotated[
         bool, Option("--blank-as-zero", help="A blank in the truth table means absent; else unknown.")
     ] = False,
@@ -144,7 +158,8 @@ def evaluate(
     if predictions or readers:
         _refuse(given, ("bundle", "dataset", "part"), "go with a bundle, --predictions with --truth")
         return _evaluate_tables(given)
-    _refuse(given, ("id_", "patient", "blank_as_zero"), "go with --predictions")
+    tables_alone = ("id_", "patient", "patient_pattern", "each_row_a_patient", "blank_as_zero")
+    _refuse(given, tables_alone, "go with --predictions")
     if bundle is None or dataset is None:
         raise InputError(
             "Give a BUNDLE and a DATASET, or --predictions tables with --truth; see hilum evaluate --help."
@@ -214,7 +229,13 @@ def _evaluate_tables(given: dict[str, Any]) -> None:
         level=given["level"],
         rule=given["operating_point"] or AUTO,
         blank_as_zero=given["blank_as_zero"],
-        columns=Columns(id_name=given["id_"], patient_name=given["patient"], findings=given["findings"]),
+        columns=Columns(
+            id_name=given["id_"],
+            patient_name=given["patient"],
+            patient_pattern=given["patient_pattern"],
+            each_row_a_patient=given["each_row_a_patient"],
+            findings=given["findings"],
+        ),
         settings=EvaluationSettings(resamples=given["resamples"]),
     )
     comparison = compare_tables(request)
@@ -248,7 +269,13 @@ def adapt(
         list[str] | None, Option(help="finding=share, or a CSV with finding and prevalence; may be repeated.")
     ] = None,
     path_column: Annotated[str | None, Option(help="Of --labelled; none: found by its name.")] = None,
-    patient_column: Annotated[str | None, Option(help="Of --labelled; none: found by its name or path.")] = None,
+    patient_column: Annotated[str | None, Option(help="Of --labelled; none: found by its name.")] = None,
+    patient_pattern: Annotated[
+        str | None, Option(help="Regular expression whose group is the patient in a path of --labelled.")
+    ] = None,
+    each_row_a_patient: Annotated[
+        bool, Option("--each-row-a-patient", help="Count each film of --labelled for a patient of its own.")
+    ] = False,
     blank_as_zero: Annotated[
         bool, Option("--blank-as-zero", help="A blank in --labelled means absent; else unknown.")
     ] = False,
@@ -267,6 +294,8 @@ def adapt(
         prevalence=tuple(prevalence or ()),
         path_column=path_column,
         patient_column=patient_column,
+        patient_pattern=patient_pattern,
+        each_row_a_patient=each_row_a_patient,
         blank_as_zero=blank_as_zero,
         device=device,
         findings=findings,

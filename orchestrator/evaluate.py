@@ -32,7 +32,8 @@ from orchestrator.evaluation import (
     report_table,
     span,
 )
-from orchestrator.levels import LEVELS, aggregate_ids, aggregate_scores, aggregate_truth
+from orchestrator.identity import LEVELS
+from orchestrator.levels import aggregate_ids, aggregate_scores, aggregate_truth
 from orchestrator.places import append_line, origin_of
 from orchestrator.plan import usable_views
 from orchestrator.predict import prediction_frame

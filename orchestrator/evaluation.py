@@ -65,6 +65,9 @@ class FindingReport:
         return min(self.positives, self.negatives) < UNDERPOWERED
 
 
+ONE_PATIENT = "All rows are of one patient, so that every interval has the width zero and means nothing."
+
+
 @dataclass(frozen=True, kw_only=True)
 class Report:
     findings: Mapping[str, FindingReport]
@@ -269,6 +272,8 @@ def report_notes(report: Report) -> list[str]:
         f"{report.rows} rows of {report.patients} patients; intervals from {report.settings.resamples} resamples of "
         f"patients. Mean AUC over {used} of {len(report.findings)} findings: {span(report.mean_auc)}."
     ]
+    if report.patients == 1 < report.rows:
+        notes.append(ONE_PATIENT)
     if report.left_out:
         reasons = ", ".join(f"{slug} ({reason})" for slug, reason in report.left_out.items())
         notes.append(f"Left out of the mean: {reasons}.")

@@ -1,10 +1,8 @@
-"""From films to studies and patients: which rows belong together, and one answer for each group.
+"""From films to studies and patients: one answer for each group.
 
-In: a table with a row per film (scores or truth) and the group of each row. Out: a row per group. Called by `evaluate`
-and by `predict`.
+In: a table with a row per film (scores or truth) and the group of each row (`identity` tells it). Out: a row per group.
+Called by `evaluate` and by `predict`.
 """
-
-import re
 
 import numpy as np
 import pandas as pd
@@ -12,26 +10,6 @@ import pandas as pd
 from models.metrics import is_probability, sigmoid
 from models.reliability import log_odds
 from pathologies.errors import InputError
-
-LEVELS = ("image", "study", "patient")
-_PATIENT = re.compile(r"(patient[^/\\]+)", re.IGNORECASE)
-_STUDY = re.compile(r"(patient[^/\\]+)[/\\](study[^/\\]+)", re.IGNORECASE)
-
-
-def ids_at(path: pd.Series, level: str) -> pd.Series:
-    """The image, study or patient that each path names, as in CheXpert-v1.0/test/patient64741/study1/view1_frontal.jpg.
-
-    An image is its path from the patient on, so that any prefix, and either slash, will do. A path that does not name a
-    patient (or a study) stands for itself.
-    """
-    if level not in LEVELS:
-        raise InputError(f"Unknown level {level!r}. Known: {', '.join(LEVELS)}.")
-    path = path.astype("str").str.strip().str.replace("\\", "/", regex=False).str.rstrip("/")
-    if level == "image":
-        return path.str.replace(r"^.*?(?=patient[^/]+/)", "", regex=True)
-    found = path.str.extract(_PATIENT if level == "patient" else _STUDY)
-    name = found[0] if level == "patient" else found[0] + "/" + found[1]
-    return name.where(name.notna(), path)
 
 
 def aggregate_scores(scores: pd.DataFrame, groups, how: str = "mean") -> pd.DataFrame:

@@ -19,17 +19,14 @@ import pandas as pd
 
 from models.images import decode, letterbox
 from models.paths import publishing
-from orchestrator.answers import conformal_answers, group_of_paths, parse_assignments, thresholds_of
+from orchestrator.answers import conformal_answers, parse_assignments, thresholds_of
 from orchestrator.bundle import BATCH, Bundle, load_bundle
-from orchestrator.levels import LEVELS, aggregate_scores
+from orchestrator.identity import GROUP_COLUMNS, LEVELS, Asked, Identities, identify, refusal
+from orchestrator.levels import aggregate_scores
 from pathologies.errors import InputError
 from pathologies.table_files import read_csv_file
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".dcm", ".dicom")
-GROUP_COLUMNS = {  # of a CSV, by which films are put together; else the path tells
-    "study": ("study_id", "Study", "study", "StudyInstanceUID"),
-    "patient": ("patient_id", "Patient ID", "PatientID", "subject_id", "patient"),
-}
 PATH_COLUMNS = ("path", "Path", "image", "Image", "file", "filename", "Image Index", "dicom_path")
 OnProgress = Callable[[int, int], None]
 
@@ -44,6 +41,7 @@ class PredictRequest:
     operating_point: str | None = None  # a rule that the bundle stores; none: each finding's own
     thresholds: tuple[str, ...] = ()  # finding=value, in the place of the rule's
     level: str = "image"  # study, patient: one row for all films of one
+    asked: Asked = Asked()  # the patterns by which a path tells whose a film is
     conformal: bool = False  # also the answer of three kinds
 
 
@@ -68,10 +66,11 @@ def predict(request: PredictRequest, on_progress: OnProgress | None = None) -> P
     thresholds = thresholds_of(findings, request.operating_point, by_hand)
     if request.conformal:
         conformal_answers(findings, bundle.slugs, np.zeros((0, len(bundle.slugs))))  # refuses before the work
+    whose = None if request.level == "image" else _identities(request, paths)  # refuses before the work
     kept, probability, rejected = _run(bundle, paths, request, on_progress)
     rows, films, notes = kept, None, []
-    if request.level != "image":
-        rows, probability, films, notes = _aggregate(request, kept, probability)
+    if whose is not None:
+        rows, probability, films, notes = _aggregate(request.level, whose, kept, probability)
     table = prediction_frame(bundle, rows, probability, thresholds)
     if request.conformal:
         table = pd.concat([table, conformal_answers(findings, bundle.slugs, probability)], axis=1)
@@ -102,32 +101,60 @@ def _run(
     return kept, np.concatenate(blocks), pd.DataFrame(rejected, columns=["path", "reason"])
 
 
+def _identities(request: PredictRequest, paths: list[Path]) -> dict[str, tuple[str, str]]:
+    """{path: (its study or patient, what says so)}. InputError where a readable film has none."""
+    found = identify(paths, request.level, asked=request.asked, listed=_listed_groups(request))
+    if any(name is None and _is_film(path) for path, name in zip(paths, found.names, strict=True)):
+        raise refusal(found, paths, request.level)
+    named = zip(paths, found.names, found.ways, strict=True)
+    return {str(path): (name, way) for path, name, way in named if name is not None}
+
+
+def _is_film(path: Path) -> bool:
+    """Whether it can be decoded; what cannot needs no patient."""
+    try:
+        decode(path)
+    except (ValueError, OSError):
+        return False
+    return True
+
+
 def _aggregate(
-    request: PredictRequest, kept: list[str], probability: np.ndarray
+    level: str, whose: dict[str, tuple[str, str]], kept: list[str], probability: np.ndarray
 ) -> tuple[list[str], np.ndarray, np.ndarray, list[str]]:
     """One row per study or patient, in the order of their first films: (names, probabilities, films, notes)."""
-    groups, alone = group_of_paths(kept, request.level)
-    listed = _listed_groups(request)
-    groups = [listed.get(path, group) for path, group in zip(kept, groups, strict=True)]
+    groups, ways = (list(one) for one in zip(*[whose[path] for path in kept], strict=True)) if kept else ([], [])
     order = list(dict.fromkeys(groups))
     merged = aggregate_scores(pd.DataFrame(probability), groups).reindex(order).to_numpy(float)
     films = pd.Series(groups, dtype="str").value_counts().reindex(order).to_numpy()
-    notes = [f"The probability of a {request.level} is the mean of its films' log odds; thresholds are those of films."]
-    if alone and not listed:
-        notes.append(f"{alone} of {len(kept)} paths name no {request.level}: each stands alone.")
+    notes = [f"The probability of a {level} is the mean of its films' log odds; thresholds are those of films."]
+    notes.append(Identities(names=groups, ways=ways).note(level))
     return order, merged.reshape(len(order), probability.shape[1]), films, notes
 
 
-def _listed_groups(request: PredictRequest) -> dict[str, str]:
-    """{path: study or patient} of the CSV inputs that have such a column."""
-    found: dict[str, str] = {}
+def _listed_groups(request: PredictRequest) -> dict[str, tuple[str, str]]:
+    """{path: (study or patient, column)} of the CSV inputs that have such a column.
+
+    A study whose name several patients of the list have is named with its patient.
+    """
+    found: dict[str, tuple[str, str]] = {}
     for text in request.inputs:
         if Path(text).suffix.lower() == ".csv" and Path(text).is_file():
             frame = read_csv_file(text, dtype="str", keep_default_na=False)
-            column = next((name for name in GROUP_COLUMNS[request.level] if name in frame.columns), None)
-            if column is not None:
-                pairs = zip(map(str, _listed(Path(text))), frame[column], strict=True)
-                found |= {path: group for path, group in pairs if group}
+            columns = {
+                level: next((name for name in names if name in frame.columns), None)
+                for level, names in GROUP_COLUMNS.items()
+            }
+            column = columns[request.level]
+            if column is None:
+                continue
+            names = frame[column]
+            if request.level == "study" and columns["patient"] is not None:
+                patients = frame[columns["patient"]]
+                if (patients.groupby(names).nunique() > 1).any():
+                    names = (patients + "/" + names).where(names != "", "")
+            pairs = zip(map(str, _listed(Path(text))), names, strict=True)
+            found |= {path: (name, f"the column {column!r}") for path, name in pairs if name}
     return found
 
 

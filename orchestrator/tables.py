@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from orchestrator.identity import patients_by_layout, patients_by_pattern
 from pathologies.catalog import Pathology, find_pathology, load_catalog
 from pathologies.errors import InputError
 from pathologies.policy import UNCERTAIN, UNKNOWN
@@ -22,6 +23,7 @@ ID_NAMES += ("file_name", "file", "dicom_path", "dicom_id", "id", "key", "unname
 PATIENT_NAMES = ("patient_id", "patient id", "patientid", "patient", "subject_id")
 NO_FINDINGS = {"no finding": "no_finding", "support devices": "support_devices"}  # CheXpert's columns beyond findings
 CALL = "_positive"  # hilum's own tables carry their calls in <slug>_positive
+EACH_ROW = "--each-row-a-patient"
 ANSWER = "_answer"  # and their answers of three kinds in <slug>_answer
 
 
@@ -33,7 +35,8 @@ class Table:
     id_column: str
     ids: pd.Series
     patient_column: str | None
-    patients: pd.Series | None
+    patients: pd.Series | None  # none: nothing says whose the rows are
+    patients_by: str  # what says so
     values: pd.DataFrame
     calls: pd.DataFrame
     ignored: Mapping[str, str]  # column -> why
@@ -45,7 +48,9 @@ class Columns:
     """How to read the columns of the files."""
 
     id_name: str | None = None  # in the tables that have it; else the first of ID_NAMES
-    patient_name: str | None = None  # of the truth; else the first of PATIENT_NAMES, else the patient that a path names
+    patient_name: str | None = None  # of the truth; else the first of PATIENT_NAMES, else by the ids
+    patient_pattern: str | None = None  # a regular expression whose group is the patient in an id of the truth
+    each_row_a_patient: bool = False  # the user says so, of a truth of which nothing else tells
     findings: Path | None = None  # a folder with pathologies of one's own
 
 
@@ -81,7 +86,10 @@ def read_table(path: Path, columns: Columns | None = None, name: str | None = No
         id_column=str(id_column),
         ids=ids,
         patient_column=patient_column,
-        patients=None if patient_column is None else frame[patient_column].astype("str"),
+        patients=None
+        if patient_column is None
+        else frame[patient_column].astype("str").where(frame[patient_column].notna(), ""),
+        patients_by="" if patient_column is None else f"the column {str(patient_column)!r}",
         values=pd.DataFrame(values, index=frame.index),
         calls=pd.DataFrame(calls, index=frame.index),
         ignored=ignored,
@@ -100,7 +108,7 @@ def _plain_ids(column: pd.Series) -> pd.Series:
 def _level_of(ids: pd.Series, column: str) -> str:
     """What the rows stand for, by the last part of their ids, else by the name of the id column."""
     for level in ("study", "patient"):
-        if len(ids) and ids.str.contains(rf"(?i)(?:^|/){level}[^/]*$", regex=True).all():
+        if len(ids) and ids.str.contains(rf"(?i)(?:^|/){level}\d+$", regex=True).all():
             return level
     if "study" in column.casefold():
         return "study"
@@ -169,4 +177,27 @@ def read_truth(path: Path, columns: Columns | None = None, blank_as_zero: bool =
     if len(odd):
         raise InputError(f"{path}: column {odd.index[0][1]!r} holds {odd.iloc[0]:g}. A truth is 1, 0, -1, -2 or blank.")
     known = values.where(values >= 0)
-    return replace(table, values=known.mask(values.isna(), 0.0) if blank_as_zero else known)
+    patients, by = _patients(table, columns or Columns(), path)
+    values = known.mask(values.isna(), 0.0) if blank_as_zero else known
+    return replace(table, values=values, patients=patients, patients_by=by)
+
+
+def _patients(table: Table, columns: Columns, path: Path) -> tuple[pd.Series | None, str]:
+    """(the patient of each row, what says so): a pattern or a column of the user's, or ids in a known layout."""
+    if columns.patient_pattern is not None:
+        return patients_by_pattern(table.ids, columns.patient_pattern), "--patient-pattern"
+    if columns.each_row_a_patient:
+        if table.patients is not None:
+            raise InputError(
+                f"{path} has the patient column {table.patient_column!r}: leave {EACH_ROW} out, or the column."
+            )
+        return table.ids.copy(), EACH_ROW
+    if table.patients is None:
+        return patients_by_layout(table.ids), "their folders and names"
+    nobody = table.patients.str.strip() == ""
+    if nobody.any():
+        raise InputError(
+            f"{path}: {int(nobody.sum())} of {len(nobody)} rows have no {table.patient_column}, the first "
+            f"{table.ids[nobody].iloc[0]!r}. Fill them in, or leave those rows out."
+        )
+    return table.patients, table.patients_by

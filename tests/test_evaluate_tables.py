@@ -192,3 +192,22 @@ def test_coverage_by_hand():
     assert coverage_notes(pd.DataFrame()) == []
     worse = frame.assign(positives_covered_high=0.8)
     assert "falls short" in coverage_notes(worse)[1]
+
+
+def test_rows_of_nobody_need_a_word_from_the_user(run, tmp_path):
+    rows = pd.DataFrame({"path": [f"/data/patients/{number:02d}/a.png" for number in range(30)]})
+    rows.assign(Edema=np.arange(30) / 30).to_csv(tmp_path / "ours.csv", index=False)
+    rows.assign(Edema=np.arange(30) % 3 == 0).astype({"Edema": int}).to_csv(tmp_path / "labels.csv", index=False)
+    command = f"--predictions {tmp_path}/ours.csv --truth {tmp_path}/labels.csv --resamples 10"
+    code, _, errors = run(command)
+    assert code == 2
+    assert "--each-row-a-patient" in " ".join(errors.split())
+    code, shown, _ = run(f"{command} --patient-pattern /(\\d\\d)/")
+    assert code == 0
+    assert "30 patients in 30 labelled rows, by --patient-pattern." in " ".join(shown.split())
+    code, shown, _ = run(f"{command} --each-row-a-patient")
+    assert code == 0
+    assert "Each of the 30 rows counts as a patient of its own" in " ".join(shown.split())
+    code, _, errors = run("bundle data --each-row-a-patient")
+    assert code == 2
+    assert "go with --predictions" in " ".join(errors.split())

@@ -111,18 +111,6 @@ def test_tables_that_do_not_fit():
         evaluate_predictions(scores, truth, [None, *patients[1:]])
 
 
-@pytest.mark.parametrize("prefix", ["CheXpert-v1.0/test/", "CheXpert-v1.0-small/valid/", "", "D:\\data\\test\\"])
-def test_ids_from_paths(prefix):
-    path = pd.Series([f"{prefix}patient64741/study1/view1_frontal.jpg", f"{prefix}patient64741/study1"])
-    path = path.str.replace("/", "\\") if "\\" in prefix else path
-    assert levels.ids_at(path, "patient").tolist() == ["patient64741"] * 2
-    assert levels.ids_at(path, "study").tolist() == ["patient64741/study1"] * 2
-    assert levels.ids_at(path, "image")[0] == "patient64741/study1/view1_frontal.jpg"
-    assert levels.ids_at(pd.Series([7, 8]), "patient").tolist() == ["7", "8"]
-    with pytest.raises(ValueError, match="Unknown level 'film'"):
-        levels.ids_at(path, "film")
-
-
 def test_films_to_studies():
     groups = ["b", "a", "a", "b"]
     scores = pd.DataFrame({"edema": [0.9, 0.2, 0.5, np.nan], "mass": [3.0, -1.0, 2.0, 5.0]})
@@ -137,3 +125,9 @@ def test_films_to_studies():
     assert levels.aggregate_ids(["p", "q", "q", "p"], groups).tolist() == ["q", "p"]
     with pytest.raises(ValueError, match="Unknown aggregation"):
         levels.aggregate_scores(scores, groups, "median")
+
+
+def test_intervals_of_one_patient_are_said_to_mean_nothing():
+    scores, truth, patients = tables()
+    assert evaluation.ONE_PATIENT in evaluation.report_notes(evaluate_predictions(scores, truth, ["p"] * len(patients)))
+    assert evaluation.ONE_PATIENT not in evaluation.report_notes(evaluate_predictions(scores, truth, patients))

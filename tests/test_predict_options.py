@@ -9,10 +9,13 @@ import pytest
 
 from models.metrics import sigmoid
 from models.reliability import log_odds
-from orchestrator.answers import group_of_paths, parse_assignments, thresholds_of
+from orchestrator.answers import parse_assignments, thresholds_of
+from orchestrator.cli import main
+from orchestrator.identity import Asked
 from orchestrator.predict import PredictRequest, predict
 from tests.small_data import disc_films
 from tests.small_run import FINDINGS, write_films
+from tests.test_dicom import make
 
 FILMS = disc_films(np.array([0, 1] * 4))
 
@@ -92,10 +95,76 @@ def test_studies_by_the_column_of_a_csv(house, films, tmp_path):
     assert table["films"].tolist() == [2, 6]
 
 
-def test_paths_without_a_study_stand_alone(tmp_path):
-    groups, alone = group_of_paths(["/a/patient1/study2/view1.png", "/b/film.png"], "study")
-    assert groups == ["/a/patient1/study2", "/b/film.png"]
-    assert alone == 1
+@pytest.fixture(scope="module")
+def hospital(films, tmp_path_factory):
+    """The same eight films below patients/, two to a folder, and one file that is no film."""
+    root = tmp_path_factory.mktemp("hospital") / "patients"
+    for number, path in enumerate(sorted(films.rglob("*.png"))):
+        goal = root / f"{number // 2:04d}" / f"{number}.png"
+        goal.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, goal)
+    (root / "broken.png").write_bytes(b"no film")
+    return root
+
+
+@pytest.mark.parametrize("level", ["study", "patient"])
+def test_a_folder_of_patients_is_nobody(house, hospital, tmp_path, level):
+    with pytest.raises(ValueError, match=f"nothing says so of 9 of 9 films.*--{level}-pattern REGEX.*DICOM tag"):
+        ask(house, hospital, tmp_path, level=level)
+    assert not (tmp_path / "p.csv").exists()
+
+
+def test_patients_by_a_pattern(house, hospital, tmp_path):
+    result = ask(house, hospital, tmp_path, level="patient", asked=Asked(patient_pattern=r"/(\d{4})/"))
+    assert result.predictions["path"].tolist() == ["0000", "0001", "0002", "0003"]
+    assert result.predictions["films"].tolist() == [2] * 4
+    assert result.notes[1] == "4 patients found in 8 films, by --patient-pattern (8)."
+    assert len(result.rejected) == 1  # what is no film needs no patient
+    both = Asked(patient_pattern=r"/(\d{4})/", study_pattern=r"patients/.*(0)")
+    assert ask(house, hospital, tmp_path, level="study", asked=both).predictions["path"][1] == "0001/0"
+    messages = {r"/\d{4}/": "has no group", "(": "no regular expression", r"/(000[01])/": "of 5 of 9 films"}
+    for pattern, message in messages.items():
+        with pytest.raises(ValueError, match=message):
+            ask(house, hospital, tmp_path, level="patient", asked=Asked(patient_pattern=pattern))
+
+
+def test_the_patterns_are_options_of_the_command(house, hospital, tmp_path, capsys):
+    words = ["predict", str(house / "bundle"), str(hospital), "--out", str(tmp_path / "p.csv"), "--level", "study"]
+    patterns = ["--patient-pattern", r"/(\d{4})/", "--study-pattern", r"(\d)\.png"]
+    for more, expected in (([], 2), (patterns, 0)):
+        with pytest.raises(SystemExit) as stopped:
+            main([*words, *more])
+        assert stopped.value.code == expected
+    assert pd.read_csv(tmp_path / "p.csv", dtype="str")["path"].tolist()[:2] == ["0000/0", "0000/1"]
+    assert "8 studies found in 8 films, by --study-pattern (8)." in " ".join("".join(capsys.readouterr()).split())
+
+
+def test_one_patient_for_all_films_is_said(house, hospital, tmp_path):
+    result = ask(house, hospital, tmp_path, level="patient", asked=Asked(patient_pattern=r"/(patients)/"))
+    assert result.notes[1].startswith("1 patient found in 8 films, by --patient-pattern (8). All films are of one")
+
+
+def test_patients_by_dicom_tags(house, hospital, tmp_path):
+    (tmp_path / "in").mkdir()
+    for number in range(3):
+        film = make(FILMS[number], bits=8, PatientID=f"p{number // 2}", StudyInstanceUID="1.2")
+        (tmp_path / "in" / f"{number}.dcm").write_bytes(film)
+    result = ask(house, tmp_path / "in", tmp_path, level="patient")
+    assert result.predictions[["path", "films"]].to_numpy().tolist() == [["p0", 2], ["p1", 1]]
+    assert result.notes[1] == "2 patients found in 3 films, by the DICOM tag PatientID (3)."
+    assert ask(house, tmp_path / "in", tmp_path, level="study").predictions["path"].tolist() == ["1.2"]
+    (tmp_path / "in" / "3.dcm").write_bytes(make(FILMS[3], bits=8, PatientID="", StudyInstanceUID="1.2"))
+    with pytest.raises(ValueError, match="nothing says so of 1 of 4 films, the first .*3.dcm"):
+        ask(house, tmp_path / "in", tmp_path, level="patient")
+
+
+def test_a_study_number_that_patients_share_is_no_study(house, hospital, tmp_path):
+    paths = sorted(hospital.rglob("[0-9].png"))
+    listed = pd.DataFrame({"path": [str(path) for path in paths], "study": "study1", "patient": list("aabbccdd")})
+    listed.to_csv(tmp_path / "list.csv", index=False)
+    result = ask(house, hospital, tmp_path, inputs=(str(tmp_path / "list.csv"),), level="study")
+    assert result.predictions["path"].tolist() == ["a/study1", "b/study1", "c/study1", "d/study1"]
+    assert result.notes[1] == "4 studies found in 8 films, by the column 'study' (8)."
 
 
 def test_the_third_answer(house, films, tmp_path):

@@ -107,13 +107,48 @@ def test_file_names_meet_and_nih_patients_are_known(tmp_path):
 
 def test_unnamed_patients_are_said(tmp_path):
     table = read_table(write(tmp_path, "a", {"id": ["x", "y"], "Edema": [0.1, 0.2]}))
-    truth = read_truth(write(tmp_path, "t", {"id": ["x", "y"], "Edema": [0, 1]}))
-    assert "No patient is named" in align([table], truth, []).notes[0]
+    path = write(tmp_path, "t", {"id": ["x", "y"], "Edema": [0, 1]})
+    for level in (None, "patient"):
+        with pytest.raises(ValueError, match="Nothing says whose the 2 rows of the truth are.*--each-row-a-patient"):
+            align([table], read_truth(path), [], level)
+    each = align([table], read_truth(path, Columns(each_row_a_patient=True)), [])
+    assert each.notes == ("Each of the 2 rows counts as a patient of its own, as --each-row-a-patient says.",)
+    assert each.patients.tolist() == ["x", "y"]
     named = read_truth(write(tmp_path, "n", {"id": ["x", "y"], "Edema": [0, 1], "patient_id": ["p", "p"]}))
     aligned = align([table], named, [], "patient")
     assert aligned.truth["edema"].to_dict() == {"p": 1}
     assert aligned.scores["a"]["edema"].tolist() == pytest.approx([1 / 7])  # odds of 1/9 and 1/4: their mean is 1/6
-    assert len(aligned.notes) == 0
+    assert aligned.notes[0].startswith("1 patient in 2 labelled rows, by the column 'patient_id'. All rows are of one")
+    with pytest.raises(ValueError, match="leave --each-row-a-patient out"):
+        read_truth(tmp_path / "n.csv", Columns(each_row_a_patient=True))
+    with pytest.raises(ValueError, match="1 of 2 rows have no patient_id, the first 'y'"):
+        read_truth(write(tmp_path, "h", {"id": ["x", "y"], "Edema": [0, 1], "patient_id": ["p", None]}))
+
+
+FOLDERS = [f"/data/patients/{number:04d}/a.png" for number in range(6)]
+
+
+def test_a_folder_of_patients_is_not_one_patient(tmp_path):
+    table = read_table(write(tmp_path, "a", {"path": FOLDERS, "Edema": np.arange(6) / 10}))
+    path = write(tmp_path, "t", {"path": FOLDERS, "Edema": [0, 1] * 3})
+    assert table.level == "image"
+    with pytest.raises(ValueError, match="Nothing says whose the 6 rows"):
+        align([table], read_truth(path), [])
+    truth = read_truth(path, Columns(patient_pattern=r"/(\d{4})/"))
+    aligned = align([table], truth, [], "patient")
+    assert aligned.truth.index.tolist() == [f"{number:04d}" for number in range(6)]
+    assert aligned.notes == ("6 patients in 6 labelled rows, by --patient-pattern.",)
+    with pytest.raises(ValueError, match="finds no patient in 5 of 6 ids, the first '/data/patients/0001/a.png'"):
+        read_truth(path, Columns(patient_pattern="/(0000)/"))
+    with pytest.raises(ValueError, match="6 of 6 ids name no study"):
+        align([table], truth, [], "study")
+
+
+def test_an_id_that_patients_share_is_refused(tmp_path):
+    columns = {"Study": ["study1"] * 4, "Edema": [0, 1, 0, 1], "patient": list("abcd")}
+    table, truth = read_table(write(tmp_path, "a", columns)), read_truth(write(tmp_path, "t", columns))
+    with pytest.raises(ValueError, match="1 ids that rows of several patients share, the first 'study1'"):
+        align([table], truth, [])
 
 
 def test_tables_that_do_not_meet(tmp_path):
