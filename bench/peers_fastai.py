@@ -2,8 +2,10 @@
 
 In: a folder with `films.csv` (image_id, path, label, part: train, select, judged) and settings as JSON. Out:
 `answer.json`: when each epoch ended, with its AUC on `select`, how many films an epoch trains on, and a score for every
-film that is judged. Its standard recipe: Learner, its own augmentations without mirror images, its learning rate
-finder, fit_one_cycle, 1 grey channel, its own DataLoaders with a worker for each CPU.
+film that is judged. Both forms: Learner, its own augmentations without mirror images, its learning rate finder,
+fit_one_cycle, 1 grey channel, its own DataLoaders with a worker for each CPU. The standard form reads the files as they
+are; at its best it reads films resized beforehand, normalises by their mean and spread, and computes in bf16 where
+hilum does.
 """
 
 import json
@@ -21,6 +23,7 @@ from fastai.vision.all import (
     DataBlock,
     ImageBlock,
     Learner,
+    Normalize,
     PILImageBW,
     Resize,
     ResizeMethod,
@@ -46,17 +49,22 @@ def main(folder: Path, settings: dict) -> None:
     set_seed(settings["seed"])
     films = pd.read_csv(folder / "films.csv")
     known = films[films["part"] != "judged"].assign(is_valid=lambda frame: frame["part"] == "select")
+    normalised = [Normalize.from_stats([settings["mean"]], [settings["std"]])] if settings["best"] else []
+    # Films that were resized beforehand have the size already.
+    resized = [] if settings["best"] else [Resize(settings["size"], method=ResizeMethod.Squish)]
     block = DataBlock(
         blocks=(ImageBlock(cls=PILImageBW), CategoryBlock(vocab=[0, 1])),
         get_x=ColReader("path"),
         get_y=ColReader("label"),
         splitter=ColSplitter(),
-        item_tfms=Resize(settings["size"], method=ResizeMethod.Squish),
-        batch_tfms=aug_transforms(do_flip=False, max_rotate=7.0, max_zoom=1.1, max_warp=0.0),
+        item_tfms=resized,
+        batch_tfms=[*aug_transforms(do_flip=False, max_rotate=7.0, max_zoom=1.1, max_warp=0.0), *normalised],
     )
     data = block.dataloaders(known, bs=settings["batch"])
     network = timm.create_model(settings["backbone"], num_classes=2, in_chans=1)
     learner = Learner(data, network, metrics=RocAucBinary())
+    if settings["best"] and settings["bf16"]:
+        learner = learner.to_bf16()
     with learner.no_bar(), learner.no_logging():
         rate = settings["rate"] or learner.lr_find(num_it=settings["tries"], show_plot=False).valley
         clock = Clock()

@@ -263,10 +263,14 @@ def judge(films: pd.DataFrame, logits: np.ndarray, choice: Choice) -> tuple[list
         found.append((interval(drawn), at))
         rows.append([name, shown(interval(drawn)), *(f"{one:.4f}" for one in at)])
     rows += [[f"published: {name}", f"{auc:.3f}", f"{right:.3f}", ""] for name, auc, right in PUBLISHED]
-    (single, single_at), (together, _) = found[:2]
+    # The threshold was named beforehand: the one chosen on unseen films. 0.5 is shown beside it and decides nothing.
+    (single, (_, single_right)), (together, _) = found[:2]
     stated = [
         (single.value >= SINGLE_AUC, f"single mean AUC {single.value:.4f}, at least {SINGLE_AUC} is stated"),
-        (max(single_at) >= SINGLE_ACCURACY, f"single mean accuracy {max(single_at):.4f}, {SINGLE_ACCURACY} is stated"),
+        (
+            single_right >= SINGLE_ACCURACY,
+            f"single mean accuracy {single_right:.4f} at the chosen threshold, {SINGLE_ACCURACY} is stated",
+        ),
         (together.value >= ENSEMBLE_AUC, f"ensemble AUC {together.value:.4f}, at least {ENSEMBLE_AUC} is stated"),
         (together.value > single.value, "the ensemble is not above the single networks"),
     ]

@@ -1,5 +1,7 @@
 """The benchmark on PneumoniaMNIST: what chooses, what is judged, and that no label of the test part is within reach."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -109,6 +111,14 @@ def test_good_networks_reach_what_is_stated_and_noise_does_not():
     assert float(rows[1][1].split()[0]) > float(rows[0][1].split()[0]), "the mean of members is above one of them"
     _, faults = judge(*members(40.0), CHOICE)
     assert [text.split(",")[0][:12] for text in faults] == ["single mean ", "single mean ", "ensemble AUC"]
+
+
+def test_the_accuracy_that_counts_is_at_the_threshold_that_was_named():
+    """A threshold that was chosen badly is not made good by one half, whose accuracy is above what is stated."""
+    films, logits = members(2.5)
+    rows, faults = judge(films, logits, replace(CHOICE, threshold=0.9999))
+    assert float(rows[0][2]) > bench.SINGLE_ACCURACY > float(rows[0][3])
+    assert [text for text in faults if "at the chosen threshold" in text]
 
 
 def test_an_ensemble_of_the_same_network_is_not_above_it():

@@ -13,6 +13,8 @@ from PIL import Image
 
 from bench import gpu, memory, peers, train_throughput
 from bench.sides import SIDES, Setup, measure, write_films
+from models.bootstrap import interval
+from models.config import TrainConfig
 
 MIB = 2**20
 
@@ -88,7 +90,7 @@ def test_a_gpu_is_judged_by_the_limit_and_by_one_alone():
 def test_a_peer_is_timed_from_the_end_of_its_first_epoch():
     side = peers.side_of([{"time": 5.0, "auc": 0.5}, {"time": 7.0, "auc": 0.6}, {"time": 9.0, "auc": 0.7}], 100, None)
     assert side.rate == 50.0
-    assert [line[1] for line in peers.epoch_rows(side, side)] == ["", "2.0", "2.0"]
+    assert [line[1] for line in peers.epoch_rows([side, side])] == ["", "2.0", "2.0"]
 
 
 def test_the_difference_of_peers_is_paired_over_patients(tmp_path):
@@ -103,6 +105,20 @@ def test_the_difference_of_peers_is_paired_over_patients(tmp_path):
     assert ours > 0.95 > theirs
     assert gap.low > 0
     assert peers.auc_difference(tmp_path, [worse], [better])[0].high < 0
+
+
+def test_a_peer_at_its_best_is_judged_as_well(capsys):
+    level, behind = interval(np.array([0.0, -0.01, 0.01])), interval(np.array([-0.05, -0.06, -0.04]))
+    assert not peers.verdict("standard", 1.9, level)
+    assert peers.verdict("standard", 1.7, level)
+    assert not peers.verdict("best", 1.1, level)
+    assert peers.verdict("best", 0.9, level)
+    assert peers.verdict("best", 1.1, behind)
+    assert capsys.readouterr().out.count("fastai's best form") == 3
+
+
+def test_a_peer_at_its_best_has_hilums_batch():
+    assert peers.BATCH["best"] == TrainConfig().batch_size
 
 
 @pytest.mark.parametrize("bench", [gpu, memory, peers, train_throughput])
