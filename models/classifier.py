@@ -171,5 +171,8 @@ def read_network(path: Path, model: Mapping[str, Any], device: str) -> nn.Module
         raise InputError(f"{path} is not the file that the bundle was made with (its hash differs). Copy it again.")
     standardise = model.get("standardise", "dataset")  # bundles of before know no other
     network = build_network(model["backbone"], outputs=model.get("outputs"), standardise=standardise)
-    network.load_state_dict(load(data))
+    try:
+        network.load_state_dict(load(data))
+    except RuntimeError as error:
+        raise InputError(f"{path} does not fit the network that its description names: {error}") from error
     return network.to(device, memory_format=torch.channels_last).eval()

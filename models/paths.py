@@ -49,7 +49,12 @@ def write_text(path: Path | str, text: str) -> None:
 
 def write_json(path: Path | str, value: object) -> None:
     """Write JSON with sorted keys; NaN and infinities become null, NumPy scalars and arrays plain numbers and lists."""
-    write_text(path, json.dumps(to_plain(value), indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n")
+    write_text(path, json_text(value))
+
+
+def json_text(value: object) -> str:
+    """What `write_json` writes."""
+    return json.dumps(to_plain(value), indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def read_json(path: Path | str) -> dict:
@@ -57,8 +62,14 @@ def read_json(path: Path | str) -> dict:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing. Is {path.parent} the right folder, and was it finished?")
+    return parse_json(path.read_bytes(), path)
+
+
+def parse_json(content: bytes, path: Path | str) -> dict:
+    """The JSON object that was read from `path`. InputError when it is not a whole JSON object."""
+    path = Path(path)
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(content.decode("utf-8"))
     except ValueError as error:  # UnicodeDecodeError and JSONDecodeError both are
         raise InputError(f"{path} is not whole JSON ({error}). Remove it and run the command that wrote it.") from error
     if not isinstance(value, dict):
@@ -265,6 +276,7 @@ class BundlePaths(_Folder):
     """A multi-label predictor; complete once `bundle` exists."""
 
     bundle = _below("bundle.json")
+    seal = _below("bundle.sha256")  # of `bundle`, as sha256sum writes it and checks it
     selftest = _below("selftest")
 
     def weights(self, slug: str, member: int | str) -> Path:

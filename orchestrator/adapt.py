@@ -18,7 +18,7 @@ from models import conformal, metrics, reliability
 from models.bootstrap import PatientBootstrap, interval, patient_folds
 from models.calibration import ENOUGH, Calibration
 from orchestrator.adapt_tables import Rows, film_table, prevalence_table
-from orchestrator.adapted_bundle import check_goal, write_adapted
+from orchestrator.adapted_bundle import check_source, write_adapted
 from orchestrator.answers import parse_assignments, thresholds_of
 from orchestrator.bundle import Bundle, load_bundle
 from orchestrator.choosing import Question, solve
@@ -85,7 +85,7 @@ def adapt(request: AdaptRequest, on_progress: Callable[[int, int], None] | None 
         raise InputError("Give either --labelled local.csv --images DIR, or --prevalence finding=share.")
     if request.labelled is None and request.images is not None:
         raise InputError("--images goes with --labelled.")
-    check_goal(request.bundle, request.out)
+    check_source(request.bundle, request.out)
     bundle = load_bundle(request.bundle, request.device)
     films = None
     if request.labelled is None:

@@ -5,7 +5,6 @@ last. Called by adapt. `bundle.json` gains `adapted`, a list with an entry per a
 old `bundle.json`, and for each changed finding the values that it had before.
 """
 
-import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,42 +12,59 @@ from typing import Any
 
 import pandas as pd
 
-from models.paths import TEMPORARY_PREFIX, BundlePaths, publishing, read_json, write_json
-from orchestrator.bundle import Bundle, assemble, load_bundle, self_test
+from models.paths import BundlePaths, publishing
+from orchestrator.bundle import Bundle
+from orchestrator.bundle_description import read_description, write_description
+from orchestrator.bundle_writing import link_or_copy, made_names, new_bundle, renew_self_test
 from orchestrator.dataset import hash_file
+from orchestrator.folder_swap import recover
 from orchestrator.places import carried_on
 from pathologies.errors import InputError
 
-NOT_COPIED = ("bundle.json", "test_reads.jsonl")
+NOT_COPIED = ("bundle.json", "bundle.sha256", "test_reads.jsonl", ".*")
 PREVIOUS = ("calibration", "operating_points", "conformal", "counts", "cross_validated")
 
 
-def check_goal(source: Path, out: Path) -> None:
-    """Make room. InputError unless `out` is free, unfinished, or adapted from this very bundle, so to be made anew."""
+def check_source(source: Path, out: Path) -> None:
+    """InputError unless `out` is free, unfinished, or adapted from this very bundle, so to be made anew."""
+    recover(out)
     if not out.exists() or not any(out.iterdir()):
         return
     if out.resolve() == source.resolve():
         raise InputError("--out is the bundle itself, which is left as it is. Give a folder of its own.")
     paths = BundlePaths(out)
     if paths.bundle.is_file():
-        made = read_json(paths.bundle).get("adapted", [])
+        made = read_description(out).get("adapted", [])
         ours = bool(made) and made[-1]["from_sha256"] == hash_file(BundlePaths(source).bundle)
     else:
         ours = paths.selftest.is_dir()
     if not ours:
         raise InputError(f"{out} exists and was not adapted from this bundle. Give another --out.")
-    paths.bundle.unlink(missing_ok=True)
-    for folder in (paths.root / "weights", paths.selftest):  # a link left standing would be written through
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def write_adapted(
     bundle: Bundle, out: Path, changes: Mapping[str, Any], record: dict[str, Any], listing: pd.DataFrame | None
 ) -> dict[str, Any]:
-    """Write the folder, test it and return its description. A killed call leaves no bundle.json, so no bundle."""
+    """Write the folder, test it and return its description. What was at `out` stays until the new one is complete."""
+    source = bundle.paths.root
+    with new_bundle(out) as goal:
+        left = made_names(source, NOT_COPIED)
+        shutil.copytree(source, goal.root, copy_function=link_or_copy, ignore=left, dirs_exist_ok=True)
+        description = _describe(bundle, goal, out, changes, record, listing)
+        renew_self_test(description, goal)
+        return write_description(description, goal)
+
+
+def _describe(
+    bundle: Bundle,
+    goal: BundlePaths,
+    out: Path,
+    changes: Mapping[str, Any],
+    record: dict[str, Any],
+    listing: pd.DataFrame | None,
+) -> dict[str, Any]:
+    """The old description with the changed entries and the record; the list of films is written to `goal`."""
     old, source = bundle.description, bundle.paths
-    shutil.copytree(source.root, out, copy_function=_link, ignore=_left_behind, dirs_exist_ok=True)
-    goal = BundlePaths(out)
     earlier = list(old.get("adapted", []))
     record = {"from": source.root.name, "from_sha256": hash_file(source.bundle)} | record
     if listing is not None:
@@ -62,42 +78,12 @@ def write_adapted(
         "adapted": [*earlier, record],
     }
     if old.get("run"):
-        description["run"] = carried_on(old["run"], source.root, goal.root)
+        description["run"] = carried_on(old["run"], source.root, out)
     if old.get("runs"):
-        description["runs"] = {slug: carried_on(run, source.root, goal.root) for slug, run in old["runs"].items()}
-    _renew_self_test(description, goal)
-    write_json(goal.bundle, description)
-    load_bundle(out, device="cpu")
+        description["runs"] = {slug: carried_on(run, source.root, out) for slug, run in old["runs"].items()}
     return description
 
 
 def _told(old: Mapping[str, Any], change: Any) -> dict[str, Any]:
     previous = {name: old[name] for name in PREVIOUS if name in old}
     return {"how": change.how, "reason": change.reason, "previous": previous} | change.facts
-
-
-def _link(source: str, goal: str) -> str:
-    """A second name for the same bytes (hilum replaces files and never changes one), else a copy."""
-    Path(goal).unlink(missing_ok=True)
-    try:
-        os.link(source, goal)
-    except OSError:
-        shutil.copy2(source, goal)
-    return goal
-
-
-def _left_behind(folder: str, names: list[str]) -> set[str]:
-    return {name for name in names if name in NOT_COPIED or name.startswith(TEMPORARY_PREFIX)}
-
-
-def _renew_self_test(description: dict[str, Any], goal: BundlePaths) -> None:
-    """The networks must say what they said; the probabilities of the stored film are now others."""
-    from models.images import decode
-
-    bundle = assemble(description, goal, device="cpu")
-    self_test(bundle)
-    expected = read_json(goal.selftest / "expected.json")
-    film = decode(goal.selftest / "input.png")
-    probability = bundle.probabilities(film[None])[0]
-    expected["probabilities"] = dict(zip(bundle.slugs, probability.tolist(), strict=True))
-    write_json(goal.selftest / "expected.json", expected)

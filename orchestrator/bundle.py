@@ -4,25 +4,32 @@ In: a BUNDLE folder. Out: logits and calibrated probabilities, one column per fi
 members' logits -> blend -> calibration -> consistency. Used by predict, evaluate and the ensembler's self-test.
 """
 
+import hashlib
 import logging
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from models import conformal
 from models.classifier import Classifier, Films, load_classifier
 from models.consistency import raise_parents
 from models.device import available_device
 from models.paths import BundlePaths, read_json
+from orchestrator.bundle_description import MEND, Seal, mapping, named, number, open_description, record, text
+from orchestrator.staging import origin
 from pathologies.errors import InputError
 
 log = logging.getLogger(__name__)
-FORMAT = "hilum-bundle/1"
 SELFTEST_TOLERANCE = 1e-2  # logits; another processor or torch version moves them by about 1e-5
+PROBABILITY_TOLERANCE = 1e-4  # from stored logits they follow to about 1e-16, in bundles made in several steps 1e-5
 BATCH = 32
+_EXPECTED = record(
+    {"input_sha256": text, "logits": named(number), "probabilities": named(number)}, {"decisions": mapping}
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +37,7 @@ class Bundle:
     paths: BundlePaths
     description: Mapping[str, Any]  # bundle.json
     classifiers: tuple[Classifier, ...]
+    seal: Seal | None = None  # None: under way, not read from a folder
 
     @property
     def slugs(self) -> list[str]:
@@ -42,6 +50,20 @@ class Bundle:
     @property
     def parents(self) -> dict[str, list[str]]:
         return {one.slug: list(one.entry["parents"]) for one in self.classifiers}
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """Which bundle it is, to be written beside what it says."""
+        name = (origin(self.paths.root) or str(self.paths.root.resolve())).rpartition("/")[2]
+        known = self.seal or Seal(sha256="", sealed=False)
+        return {"bundle": name, "bundle_sha256": known.sha256, "sealed": known.sealed}
+
+    @property
+    def identity_note(self) -> str:
+        """`identity` in a sentence."""
+        known = self.identity
+        told = "" if known["sealed"] else "; it was made before bundles carried a seal, so nothing tells if it changed"
+        return f"Bundle {known['bundle']}, SHA-256 {known['bundle_sha256']}{told}."
 
     @property
     def consistency(self) -> bool:
@@ -75,22 +97,11 @@ class Bundle:
 
 def load_bundle(folder: Path, device: str = "auto", check: bool = True) -> Bundle:
     """Read and self-test a bundle. Errors: FileNotFoundError / InputError that say what is wrong with the folder."""
-    bundle = assemble(read_description(folder), BundlePaths(folder), device)
+    description, seal = open_description(folder)
+    bundle = replace(assemble(description, BundlePaths(folder), device), seal=seal)
     if check:
         self_test(bundle)
     return bundle
-
-
-def read_description(folder: Path) -> dict[str, Any]:
-    """`bundle.json`. Errors: FileNotFoundError / InputError for a folder that is no bundle of this format."""
-    paths = BundlePaths(folder)
-    if not paths.bundle.is_file():
-        hint = " It is a run: make a bundle of it with `hilum ensemble`." if (folder / "plan.json").exists() else ""
-        raise FileNotFoundError(f"{folder} is not a bundle: it has no bundle.json.{hint}")
-    description = read_json(paths.bundle)
-    if description.get("format") != FORMAT:
-        raise InputError(f"{paths.bundle} has format {description.get('format')!r}; this hilum reads {FORMAT!r}.")
-    return description
 
 
 def assemble(description: Mapping[str, Any], paths: BundlePaths, device: str = "auto") -> Bundle:
@@ -106,31 +117,73 @@ def assemble(description: Mapping[str, Any], paths: BundlePaths, device: str = "
 
 def self_test(bundle: Bundle) -> float:
     """Run the stored input; returns the largest deviation in logits. Errors: InputError when the answers differ."""
-    import hashlib
-
     from models.images import decode
 
     stored = bundle.paths.selftest / "input.png"
     if not stored.is_file():
         raise FileNotFoundError(f"The bundle lacks {stored}. Copy the whole folder, selftest included.")
     film = decode(stored)
-    expected = read_json(bundle.paths.selftest / "expected.json")
+    path = bundle.paths.selftest / "expected.json"
+    expected = read_json(path)
+    _EXPECTED(expected, str(path))
     if hashlib.sha256(film.tobytes()).hexdigest() != expected["input_sha256"]:
         raise InputError(f"{stored} does not decode to what was stored: a broken copy?")
-    logits = bundle.logits(film[None])[0]
-    off = {
-        slug: abs(float(logit) - float(expected["logits"].get(slug, math.nan)))
-        for slug, logit in zip(bundle.slugs, logits, strict=True)
-    }
-    off = {slug: math.inf if math.isnan(far) else far for slug, far in off.items()}  # no maximum would find a NaN
-    worst = max(off, key=lambda slug: off[slug])
-    if off[worst] > SELFTEST_TOLERANCE:
+    if film.shape != (bundle.size, bundle.size):
+        raise InputError(f"The bundle takes films of {bundle.size} pixels, its test film has {film.shape[1]}. {MEND}")
+    lost = sorted(set(expected["logits"]) - set(bundle.slugs))
+    if lost:
+        raise InputError(f"The bundle's self-test knows {', '.join(lost)}, the bundle does not. {MEND}")
+    worst, off = _farthest(bundle.slugs, bundle.logits(film[None])[0], expected["logits"])
+    if off > SELFTEST_TOLERANCE:
         raise InputError(
-            f"The bundle's self-test fails here: {worst} is off by {off[worst]:.3g} in its logit "
+            f"The bundle's self-test fails here: {worst} is off by {off:.3g} in its logit "
             f"(at most {SELFTEST_TOLERANCE:g}). Do not use its answers; compare the torch and timm versions "
             f"({bundle.description['made_with']}) with yours."
         )
-    return off[worst]
+    _test_answers(bundle, expected)
+    return off
+
+
+def _test_answers(bundle: Bundle, expected: Mapping[str, Any]) -> None:
+    """What follows from the stored logits follows from them on every machine: probabilities, calls, zones."""
+    given = answers(bundle, expected["logits"])
+    worst, off = _farthest(bundle.slugs, list(given["probabilities"].values()), expected["probabilities"])
+    if off > PROBABILITY_TOLERANCE:
+        raise InputError(
+            f"The bundle's self-test fails: the probability of {worst} is off by {off:.3g} (at most "
+            f"{PROBABILITY_TOLERANCE:g}), so its calibration or its parents are not those that it was made with. {MEND}"
+        )
+    stored = expected.get("decisions", given["decisions"])  # bundles of before have none
+    other = [slug for slug in bundle.slugs if stored.get(slug) != given["decisions"][slug]]
+    if other:
+        raise InputError(
+            f"The bundle's self-test fails: the decisions on {', '.join(other)} are others, so its thresholds or zones "
+            f"are not those that it was made with. {MEND}"
+        )
+
+
+def answers(bundle: Bundle, logits: Mapping[str, float]) -> dict[str, dict[str, Any]]:
+    """What a film with these logits is told, by finding: probabilities; decisions by every rule and of the zone."""
+    row = np.array([[logits[slug] for slug in bundle.slugs]], dtype=np.float64)
+    probabilities = dict(zip(bundle.slugs, bundle.calibrate(row)[0].tolist(), strict=True))
+    decisions = {}
+    for one in bundle.classifiers:
+        found, zone = probabilities[one.slug], one.entry.get("conformal")
+        calls = {
+            rule: int(found >= point["threshold"]) if point["useful"] else None
+            for rule, point in one.entry["operating_points"].items()
+        }
+        answer = int(conformal.answer(found, zone)) if zone else None
+        decisions[one.slug] = {"default": one.entry["operating_point"], "positive": calls, "answer": answer}
+    return {"probabilities": probabilities, "decisions": decisions}
+
+
+def _farthest(slugs: Sequence[str], found: Sequence[float], stored: Mapping[str, float]) -> tuple[str, float]:
+    """The finding whose value is farthest from what is stored; infinitely far where nothing is."""
+    off = {slug: abs(float(one) - stored.get(slug, math.nan)) for slug, one in zip(slugs, found, strict=True)}
+    off = {slug: math.inf if math.isnan(far) else far for slug, far in off.items()}  # no maximum would find a NaN
+    worst = max(off, key=lambda slug: off[slug])
+    return worst, off[worst]
 
 
 def test_pattern(size: int) -> np.ndarray:

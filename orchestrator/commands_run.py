@@ -118,6 +118,7 @@ def ensemble(
     refit_dependents: Annotated[
         bool, Option("--refit-dependents", help="With --replace: fit the findings again that depend on the targets.")
     ] = False,
+    force: Annotated[bool, Option("--force", help="Replace what is at --out also if it was adapted.")] = False,
 ) -> None:
     """Combine the networks of a run into one calibrated multi-label predictor."""
     from orchestrator.ensemble import EnsembleRequest, build_bundle
@@ -125,7 +126,7 @@ def ensemble(
     from orchestrator.replace import ReplaceRequest, replace_findings
 
     where = {"targets": words(targets), "findings": findings, "tta": tta, "snapshots": snapshots}
-    where["use"] = use
+    where |= {"use": use, "force": force}
     if replace is None:
         if refit_dependents:
             raise InputError("--refit-dependents belongs to --replace BUNDLE.")

@@ -5,8 +5,6 @@ on the logits of part `calibrate` alone; the networks run for the self-test, and
 augmentation is asked for. Called by `hilum ensemble`.
 """
 
-import hashlib
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -17,7 +15,9 @@ import numpy as np
 import pandas as pd
 
 from models.consistency import descendants
-from models.paths import BundlePaths, RunPaths, publishing, read_json, write_json
+from models.paths import BundlePaths, RunPaths, read_json
+from orchestrator.bundle_description import FORMAT
+from orchestrator.bundle_writing import check_goal, finish, new_bundle
 from orchestrator.choosing import Question
 from orchestrator.dataset import Dataset, load_dataset
 from orchestrator.fitting import FitSettings, fit_findings
@@ -50,6 +50,7 @@ class EnsembleRequest:
     tta: bool = False  # test-time augmentation: every network is a second member that looks at copies of the film
     snapshots: bool = True  # further weights of each training, where it kept some, are members too
     use: str = "both"  # a finding's own networks, its columns of shared ones, or both, where both are there
+    force: bool = False  # also in the place of an adapted bundle
     settings: FitSettings = FitSettings()
 
 
@@ -74,30 +75,32 @@ class Material:
 
 
 def build_bundle(request: EnsembleRequest) -> dict[str, Any]:
-    """Write the bundle and return its description. Errors: no finished target; a data set that is not the run's."""
+    """Write the bundle and return its description. Errors: no finished target; a data set that is not the run's.
+
+    After an error, and until the new bundle is complete, what was at `out` is as it was.
+    """
     run = RunPaths(request.run)
+    check_goal(request.out, run.root, request.force)
     material = read_material(run, request.dataset, request.findings)
     trained, left_out = trained_members(run, request.targets, material.catalog, request.snapshots, request.use)
     order = [slug for slug in (*CHEXPERT_TARGETS, *material.catalog) if slug in trained]
     trained = {slug: trained[slug] for slug in dict.fromkeys(order)}
-    out = BundlePaths(request.out)
-    start_afresh(out, run)
-    models, tables = {}, {}
-    for slug, members in trained.items():
-        models[slug], tables[slug] = pack_members(members, out, material.dataset, request.tta)
-    questions = make_questions(tables, material)
-    parents = {slug: material.catalog[slug].parents for slug in trained}
-    fitted = fit_findings(questions, parents=parents if request.consistency else None, settings=request.settings)
-    findings = {}
-    for position, slug in enumerate(trained):
-        entry = {"position": position, "name": material.catalog[slug].name, "parents": list(parents[slug])}
-        findings[slug] = entry | fitted[slug] | trained_facts(trained[slug], fitted[slug]) | {"models": models[slug]}
-    add_consumed(findings, request.consistency)
-    description = _describe(run, material.dataset, findings, left_out, out)
-    description["consistency"] = request.consistency
-    write_self_test(description, out)
-    write_json(out.bundle, description)
-    return description
+    with new_bundle(request.out) as out:
+        models, tables = {}, {}
+        for slug, members in trained.items():
+            models[slug], tables[slug] = pack_members(members, out, material.dataset, request.tta)
+        questions = make_questions(tables, material)
+        parents = {slug: material.catalog[slug].parents for slug in trained}
+        fitted = fit_findings(questions, parents=parents if request.consistency else None, settings=request.settings)
+        findings = {}
+        for position, slug in enumerate(trained):
+            entry = {"position": position, "name": material.catalog[slug].name, "parents": list(parents[slug])}
+            findings[slug] = (
+                entry | fitted[slug] | trained_facts(trained[slug], fitted[slug]) | {"models": models[slug]}
+            )
+        add_consumed(findings, request.consistency)
+        description = _describe(run, material.dataset, findings, left_out, request.out)
+        return finish(description | {"consistency": request.consistency}, out)
 
 
 def read_material(run: RunPaths, dataset: Path | None, findings: Path | None) -> Material:
@@ -192,23 +195,9 @@ def _dataset_of(run: RunPaths, given: Path | None) -> Dataset:
     return dataset
 
 
-def start_afresh(out: BundlePaths, run: RunPaths) -> None:
-    """A bundle is made anew as a whole; a folder that is something else is left alone."""
-    if out.root.exists() and any(out.root.iterdir()) and not (out.bundle.exists() or out.selftest.exists()):
-        raise InputError(f"{out.root} exists and is not a bundle. Give another --out.")
-    if out.root.resolve() == run.root.resolve():
-        raise InputError("--out is the run itself. Give a folder of its own.")
-    out.bundle.unlink(missing_ok=True)
-    for folder in (out.root / "weights", out.selftest):
-        shutil.rmtree(folder, ignore_errors=True)
-    out.selftest.mkdir(parents=True)
-
-
 def _describe(
-    run: RunPaths, dataset: Dataset, findings: dict[str, Any], left_out: dict[str, str], out: BundlePaths
+    run: RunPaths, dataset: Dataset, findings: dict[str, Any], left_out: dict[str, str], out: Path
 ) -> dict[str, Any]:
-    from orchestrator.bundle import FORMAT
-
     manifest = dataset.manifest
     views = sorted({model["views"] for entry in findings.values() for model in entry["models"]})
     return {
@@ -223,7 +212,7 @@ def _describe(
         },
         "reference_contract": manifest["reference_contract"],
         "data": {name: manifest[name] for name in ("images_sha256", "labels_sha256", "split_hash", "source", "fold")},
-        "run": from_there(run.root, out.root),
+        "run": from_there(run.root, out),
         "made_with": made_with(),
         "findings": findings,
         "left_out": left_out,
@@ -239,23 +228,3 @@ def _version(package: str) -> str:
         return version(package)
     except PackageNotFoundError:  # hilum as a plain checkout, which a Ray job's working_dir is
         return "not installed"
-
-
-def write_self_test(
-    description: dict[str, Any], out: BundlePaths, kept: Mapping[str, Mapping[str, float]] | None = None
-) -> None:
-    """The film of the self-test and the answers to it; `kept` holds answers that stay as an earlier bundle had them."""
-    from PIL import Image
-
-    from orchestrator.bundle import assemble, test_pattern
-
-    film = test_pattern(description["input"]["size"])
-    with publishing(out.selftest / "input.png") as temporary:
-        Image.fromarray(film).save(temporary)
-    bundle = assemble(description, out, device="cpu")
-    logits = bundle.logits(film[None])
-    answers = {"logits": logits[0], "probabilities": bundle.calibrate(logits)[0]}
-    expected: dict[str, Any] = {"input_sha256": hashlib.sha256(film.tobytes()).hexdigest()}
-    for name, values in answers.items():
-        expected[name] = dict(zip(bundle.slugs, values.tolist(), strict=True)) | dict((kept or {}).get(name, {}))
-    write_json(out.selftest / "expected.json", expected)

@@ -106,11 +106,11 @@ def evaluate(request: EvaluateRequest) -> EvaluateResult:
     report = evaluate_predictions(probability, scored.truth, patients, thresholds, settings)
     covered = measure_coverage(probability, scored.truth, patients, findings, settings)
     table = report_table(report)
-    notes = [*scored.notes, *report_notes(report), *coverage_notes(covered)]
+    notes = [*scored.notes, *report_notes(report), *coverage_notes(covered), bundle.identity_note]
     folder = request.out or bundle.paths.root.with_name(f"{bundle.paths.root.name}-{request.part}")
     conformal = coverage_table(covered) if len(covered) else None
     asked = {"part": request.part, "level": request.level, "operating_point": request.operating_point}
-    data = report.to_dict() | asked | {"conformal": covered.to_dict("records"), "notes": notes}
+    data = report.to_dict() | bundle.identity | asked | {"conformal": covered.to_dict("records"), "notes": notes}
     _write(folder, report, data, [table, *([conformal] if conformal else [])])
     _write_tables(folder, prediction_frame(bundle, _row_names(scored), scored.probability, thresholds), covered)
     _draw(folder, bundle, scored, report, thresholds)

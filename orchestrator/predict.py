@@ -2,8 +2,9 @@
 
 In: a BUNDLE and files, folders, globs or a CSV with a path column. Out: `predictions.csv` (or .parquet) with `path`, a
 probability per finding, then `<slug>_positive`, then what was asked for beside (`<slug>_answer` of the conformal zone,
-`films` of a study); what cannot be read goes to `predictions.rejected.csv`. Called by `hilum predict` and as
-`python -m orchestrator.predict`. Each image is decoded once for all networks.
+`films` of a study); what cannot be read goes to `predictions.rejected.csv`, and `predictions.provenance.json` says of
+which bundle the table is. Called by `hilum predict` and as `python -m orchestrator.predict`. Each image is decoded once
+for all networks.
 """
 
 import glob
@@ -18,9 +19,10 @@ import numpy as np
 import pandas as pd
 
 from models.images import decode, letterbox
-from models.paths import publishing
+from models.paths import publishing, write_json
 from orchestrator.answers import conformal_answers, parse_assignments, thresholds_of
 from orchestrator.bundle import BATCH, Bundle, load_bundle
+from orchestrator.dataset import hash_file
 from orchestrator.identity import GROUP_COLUMNS, LEVELS, Asked, Identities, identify, refusal
 from orchestrator.levels import aggregate_scores
 from pathologies.errors import InputError
@@ -76,9 +78,18 @@ def predict(request: PredictRequest, on_progress: OnProgress | None = None) -> P
         table = pd.concat([table, conformal_answers(findings, bundle.slugs, probability)], axis=1)
     if films is not None:
         table["films"] = films
+    provenance_path(request.out).unlink(missing_ok=True)  # of an earlier table
     _write(request.out, table, rejected)
+    provenance = bundle.identity | {"table": request.out.name, "table_sha256": hash_file(request.out)}
+    write_json(provenance_path(request.out), provenance)
     without = [slug for slug in bundle.slugs if thresholds[slug] is None]
+    notes = [*notes, bundle.identity_note]
     return PredictResult(predictions=table, rejected=rejected, without_threshold=without, notes=notes)
+
+
+def provenance_path(table: Path) -> Path:
+    """The file beside a table that says which bundle it is of."""
+    return table.with_name(f"{table.stem}.provenance.json")
 
 
 def _run(

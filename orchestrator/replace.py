@@ -19,9 +19,10 @@ import pandas as pd
 from models.blends import LEARNED, Blend
 from models.bootstrap import PatientBootstrap, paired_difference
 from models.consistency import descendants
-from models.paths import BundlePaths, RunPaths, publishing, read_json, write_json
+from models.paths import BundlePaths, RunPaths, publishing, read_json
 from orchestrator import ensemble
-from orchestrator.bundle import read_description
+from orchestrator.bundle import load_bundle
+from orchestrator.bundle_writing import check_goal, finish, new_bundle
 from orchestrator.choosing import Question
 from orchestrator.ensemble import Material
 from orchestrator.fitting import FitSettings, bounds, fit_findings
@@ -43,6 +44,7 @@ class ReplaceRequest:
     tta: bool = False
     snapshots: bool = True
     use: str = "both"
+    force: bool = False  # also in the place of an adapted bundle
     settings: FitSettings = FitSettings()
 
 
@@ -52,7 +54,7 @@ class Parts:
 
     old: dict[str, Any]
     source: BundlePaths
-    out: BundlePaths
+    out: Path
     run: RunPaths
     material: Material
     trained: dict[str, list[Trained]]  # of the findings to replace
@@ -69,28 +71,27 @@ class Parts:
 
 
 def replace_findings(request: ReplaceRequest) -> dict[str, Any]:
-    """Write the new bundle and return its description. Errors: before anything is written."""
+    """Write the new bundle and return its description. After an error what was at `out` is as it was."""
     parts, left_out = _gather(request)
-    ensemble.start_afresh(parts.out, parts.run)
-    for slug in parts.kept:
-        for model in parts.old["findings"][slug]["models"]:
-            _copy(parts.source.root / model["file"], parts.out.root / model["file"])
-    packed = {
-        slug: ensemble.pack_members(members, parts.out, parts.material.dataset, request.tta)
-        for slug, members in parts.trained.items()
-    }
-    fitted, questions = _fit(parts, {slug: table for slug, (_, table) in packed.items()}, request.settings)
-    findings = dict(sorted(parts.old["findings"].items(), key=lambda item: item[1]["position"]))
-    for slug in parts.changed:
-        findings[slug] = {name: findings[slug][name] for name in _LASTING if name in findings[slug]} | fitted[slug]
-        if slug in parts.trained:
-            facts = ensemble.trained_facts(parts.trained[slug], fitted[slug])
-            findings[slug] |= facts | {"models": packed[slug][0]}
-    ensemble.add_consumed(findings, _consistency(parts.old), parts.changed)
-    description = _describe(parts, findings, left_out) | {"replaced": _report(parts, findings, questions)}
-    _write_self_test(description, parts)
-    write_json(parts.out.bundle, description)
-    return description
+    with new_bundle(request.out) as out:
+        for slug in parts.kept:
+            for model in parts.old["findings"][slug]["models"]:
+                _copy(parts.source.root / model["file"], out.root / model["file"])
+        packed = {
+            slug: ensemble.pack_members(members, out, parts.material.dataset, request.tta)
+            for slug, members in parts.trained.items()
+        }
+        fitted, questions = _fit(parts, {slug: table for slug, (_, table) in packed.items()}, request.settings)
+        findings = dict(sorted(parts.old["findings"].items(), key=lambda item: item[1]["position"]))
+        for slug in parts.changed:
+            findings[slug] = {name: findings[slug][name] for name in _LASTING if name in findings[slug]} | fitted[slug]
+            if slug in parts.trained:
+                facts = ensemble.trained_facts(parts.trained[slug], fitted[slug])
+                findings[slug] |= facts | {"models": packed[slug][0]}
+        ensemble.add_consumed(findings, _consistency(parts.old), parts.changed)
+        report = _report(parts, findings, questions)
+        description = _describe(parts, findings, left_out) | {"replaced": report}
+        return finish(description, out, _kept_answers(parts, report["unchanged"]))
 
 
 _LASTING = ("position", "name", "parents", "models", "training_contract", "prior")
@@ -131,7 +132,7 @@ def replacement_table(description: Mapping[str, Any]) -> tuple[list[str], list[l
 
 
 def _gather(request: ReplaceRequest) -> tuple[Parts, dict[str, str]]:
-    old = read_description(request.bundle)
+    old = dict(load_bundle(request.bundle, "cpu").description)
     if not request.targets:
         raise InputError(f"Say with --targets what to replace. The bundle has: {', '.join(old['findings'])}.")
     if old.get("adapted"):
@@ -142,6 +143,7 @@ def _gather(request: ReplaceRequest) -> tuple[Parts, dict[str, str]]:
     if request.out.resolve() == request.bundle.resolve():
         raise InputError("--out is the bundle itself. Give a folder of its own.")
     run = RunPaths(request.run)
+    check_goal(request.out, run.root, request.force)
     material = ensemble.read_material(run, request.dataset, request.findings)
     slugs = list(dict.fromkeys(find_pathology(name, material.catalog).slug for name in request.targets))
     absent = [slug for slug in slugs if slug not in old["findings"]]
@@ -160,7 +162,7 @@ def _gather(request: ReplaceRequest) -> tuple[Parts, dict[str, str]]:
     parts = Parts(
         old=old,
         source=BundlePaths(request.bundle),
-        out=BundlePaths(request.out),
+        out=request.out,
         run=run,
         material=material,
         trained={slug: trained[slug] for slug in slugs},
@@ -227,10 +229,10 @@ def _describe(parts: Parts, findings: dict[str, Any], left_out: dict[str, str]) 
     """The old description with the new entries; paths of runs are those from the new folder."""
 
     def from_here(run: str) -> str:
-        return carried_on(run, parts.source.root, parts.out.root)
+        return carried_on(run, parts.source.root, parts.out)
 
     runs = {slug: from_here(run) for slug, run in parts.old.get("runs", {}).items()}
-    runs |= {slug: from_there(parts.run.root, parts.out.root) for slug in parts.trained}
+    runs |= {slug: from_there(parts.run.root, parts.out) for slug in parts.trained}
     views = sorted({model["views"] for entry in findings.values() for model in entry["models"]})
     kept = {name: why for name, why in parts.old["left_out"].items() if name.partition("/")[0] not in parts.trained}
     return parts.old | {
@@ -275,12 +277,10 @@ def _gain(parts: Parts, slug: str, question: Question, after: Mapping[str, Any])
     return bounds(paired_difference(bootstrap, new, old, question.truth[known]))
 
 
-def _write_self_test(description: dict[str, Any], parts: Parts) -> None:
+def _kept_answers(parts: Parts, unchanged: list[str]) -> dict[str, dict[str, Any]]:
     """The expected answers of unchanged findings are taken over as they were."""
     stored = read_json(parts.source.selftest / "expected.json")
-    unchanged = description["replaced"]["unchanged"]
-    kept = {name: {slug: stored[name][slug] for slug in unchanged} for name in ("logits", "probabilities")}
-    ensemble.write_self_test(description, parts.out, kept)
+    return {name: {slug: stored[name][slug] for slug in unchanged} for name in ("logits", "probabilities")}
 
 
 def _copy(source: Path, goal: Path) -> None:

@@ -107,6 +107,9 @@ def _check(described: Mapping[str, Any], marker: str, root: Path, uri: str) -> N
         paths = DatasetPaths(root)
         expected = {paths.images: described["images_sha256"], paths.labels: described["labels_sha256"]}
     else:
+        from orchestrator.bundle_description import check_description
+
+        check_description(described, root, f"{uri}: {marker}")
         models = [model for entry in described["findings"].values() for model in entry["models"]]
         expected = {root / model["file"]: model["sha256"] for model in models}
     for path, digest in expected.items():

@@ -5,6 +5,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from models.paths import BundlePaths
+from orchestrator.bundle_description import write_description
+from orchestrator.bundle_writing import renew_self_test
 from orchestrator.ensemble import EnsembleRequest, build_bundle
 from orchestrator.launch import train_run
 from orchestrator.plan import TrainRequest
@@ -33,6 +36,14 @@ def make_house(root: Path) -> Path:
     train_inline(dataset, root / "run", targets=("pneumonia",), members=2)
     build_bundle(EnsembleRequest(run=root / "run", out=root / "bundle"))
     return root
+
+
+def rewrite_bundle(folder: Path, description: dict, test: bool = True) -> None:
+    """The bundle as one that was made so: sealed and, with `test`, with the answers of its self-test renewed."""
+    paths = BundlePaths(folder)
+    if test:
+        renew_self_test(description, paths)
+    write_description(description, paths)
 
 
 def write_films(folder: Path, films: np.ndarray, suffix: str = ".png") -> list[Path]:

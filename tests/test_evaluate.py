@@ -1,5 +1,7 @@
 """orchestrator/evaluate.py: a bundle judged on a part; every reading of the test labels is on record first."""
 
+import hashlib
+import json
 import shutil
 
 import numpy as np
@@ -56,7 +58,10 @@ def test_the_figures_are_of_the_test_part_and_the_bundles_answers(own, result):
 def test_tables_and_pictures_are_there(own, result):
     names = {path.name for path in (own / "judged").iterdir()}
     assert {"metrics.csv", "table.txt", "report.json", "predictions.csv", "overview.png", "pneumonia.png"} <= names
+    digest = hashlib.sha256((own / "bundle" / "bundle.json").read_bytes()).hexdigest()
     assert "pneumonia" in (own / "judged" / "table.txt").read_text()
+    assert f"Bundle bundle, SHA-256 {digest}." in (own / "judged" / "table.txt").read_text()
+    assert json.loads((own / "judged" / "report.json").read_text())["bundle_sha256"] == digest
     figures = pd.read_csv(own / "judged" / "metrics.csv").set_index("finding")
     assert figures.loc["pneumonia", "auc"] == pytest.approx(result.report.findings["pneumonia"].figures["auc"].value)
 

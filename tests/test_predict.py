@@ -8,10 +8,10 @@ import pytest
 from PIL import Image
 
 from models.cache import open_images
-from models.paths import read_json, write_json
+from models.paths import read_json
 from orchestrator.bundle import load_bundle
 from orchestrator.predict import PredictRequest, collect_paths, predict
-from tests.small_run import write_films
+from tests.small_run import rewrite_bundle, write_films
 
 COLUMNS = ["path", "edema", "pneumonia", "edema_positive", "pneumonia_positive"]
 
@@ -149,7 +149,7 @@ def test_without_a_useful_threshold_there_is_no_call(house, folder, tmp_path):
     description = read_json(bundle / "bundle.json")
     entry = description["findings"]["pneumonia"]
     entry["operating_points"][entry["operating_point"]]["useful"] = False
-    write_json(bundle / "bundle.json", description)
+    rewrite_bundle(bundle, description)
     request = PredictRequest(bundle=bundle, inputs=(str(folder),), out=tmp_path / "p.csv", device="cpu")
     result = predict(request)
     assert "pneumonia" in result.without_threshold

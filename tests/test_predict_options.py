@@ -14,7 +14,7 @@ from orchestrator.cli import main
 from orchestrator.identity import Asked
 from orchestrator.predict import PredictRequest, predict
 from tests.small_data import disc_films
-from tests.small_run import FINDINGS, write_films
+from tests.small_run import FINDINGS, rewrite_bundle, write_films
 from tests.test_dicom import make
 
 FILMS = disc_films(np.array([0, 1] * 4))
@@ -184,7 +184,7 @@ def test_a_bundle_without_zones_says_so(house, films, tmp_path):
     shutil.copytree(house / "bundle", tmp_path / "old")
     description = json.loads((tmp_path / "old" / "bundle.json").read_text())
     del description["findings"]["edema"]["conformal"]
-    (tmp_path / "old" / "bundle.json").write_text(json.dumps(description))
+    rewrite_bundle(tmp_path / "old", description)
     with pytest.raises(ValueError, match="no conformal zone for edema"):
         ask(house, films, tmp_path, bundle=tmp_path / "old", conformal=True)
 

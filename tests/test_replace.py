@@ -14,7 +14,7 @@ from orchestrator.predict import PredictRequest, predict
 from orchestrator.replace import ReplaceRequest, replace_findings, replacement_table
 from tests.fake_run import QUICK, make_fake_dataset, make_logits, make_truth, usual_logits, write_fake_run
 from tests.small_data import disc_films
-from tests.small_run import write_films
+from tests.small_run import rewrite_bundle, write_films
 
 
 @pytest.fixture(scope="module")
@@ -135,11 +135,11 @@ def test_wrong_requests(place, tmp_path):
     with pytest.raises(ValueError, match="--out is the bundle itself"):
         replaced(place, place / "bundle")
     changed = shutil.copytree(place / "bundle", tmp_path / "changed")
-    text = (changed / "bundle.json").read_text()
-    (changed / "bundle.json").write_text(text.replace('"split_hash": "', '"split_hash": "0'))
+    old = read_json(changed / "bundle.json")
+    rewrite_bundle(changed, old | {"data": old["data"] | {"split_hash": "0"}})
     with pytest.raises(ValueError, match="not the one that the bundle was made on: split_hash differ"):
         replaced(place, tmp_path / "new", bundle=changed)
-    (changed / "bundle.json").write_text(text.replace('"consistency"', '"adapted": [{}], "consistency"', 1))
+    rewrite_bundle(changed, old | {"adapted": [{"from_sha256": "0"}]})
     with pytest.raises(ValueError, match="was adapted to local films"):
         replaced(place, tmp_path / "new", bundle=changed)
     assert not (tmp_path / "new").exists()

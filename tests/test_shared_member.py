@@ -14,6 +14,7 @@ from orchestrator.ensemble import EnsembleRequest, build_bundle
 from orchestrator.members import finished_targets, member_table
 from orchestrator.replace import ReplaceRequest, dependants_of, replace_findings
 from tests.fake_run import QUICK, add_fake_shared, make_fake_dataset, make_logits, make_truth, write_fake_run
+from tests.small_run import rewrite_bundle
 
 PAIR = ("edema", "pneumothorax")
 
@@ -99,7 +100,7 @@ def test_columns_taken_for_one_another_do_not_pass_the_self_test(place, tmp_path
     bundle = shutil.copytree(place / "bundle", tmp_path / "bundle")
     description = read_json(bundle / "bundle.json")
     description["findings"]["edema"]["models"][1]["column"] = 1
-    write_json(bundle / "bundle.json", description)
+    rewrite_bundle(bundle, description, test=False)
     with pytest.raises(ValueError, match="self-test fails here: edema"):
         load_bundle(bundle, "cpu")
 
