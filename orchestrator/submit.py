@@ -1,4 +1,4 @@
-"""A command as a job on a Ray cluster: check it here, pack the checkout, send it, follow its log.
+"""A command as a job on a Ray cluster: check it here, send it with hilum's code, follow its log.
 
 In: the words of a hilum command and the address of a cluster's dashboard. Out: a job, its log, its exit code. Called by
 `hilum submit`, `jobs`, `logs` and `stop`. The job runs on the head, so it goes on when this process ends.
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.cluster import SETTINGS
-from orchestrator.packing import Package
+from orchestrator.packing import FINDINGS
 from pathologies.errors import InputError
 
 DASHBOARD = "http://127.0.0.1:8265"
@@ -24,12 +24,13 @@ AGENT_SECONDS = 90  # that a cluster may need after its start until it takes job
 RETRY_SECONDS = 2
 ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
 NOT_AS_A_JOB = ("submit", "jobs", "logs", "stop")
+LOCAL_DIR = "local-dir:"  # a backbone that timm reads from a folder
 
 
 @dataclass(frozen=True, kw_only=True)
 class SubmitRequest:
     words: tuple[str, ...]  # a hilum command, without `hilum`
-    archive: Path  # the packed checkout
+    archive: Path  # the packed code
     python: str = "python"  # the interpreter on the head
     environment: dict[str, str] = field(default_factory=dict)
 
@@ -61,11 +62,11 @@ def connect(address: str | None) -> Any:
         raise InputError(f"The Ray dashboard at {wanted} refused the connection: {error}") from error
 
 
-def checked_words(words: Sequence[str], package: Package) -> tuple[list[str], list[str]]:
-    """The words as the cluster will read them, and the paths that were made absolute.
+def checked_words(words: Sequence[str]) -> tuple[list[str], Path | None]:
+    """The words as the cluster will read them, and the folder of findings that travels with them.
 
-    A relative path means nothing on another machine, unless it travels in the package. Errors: those of the command
-    line itself, here rather than after the upload.
+    Any other relative path is refused: nothing of this folder is sent. Errors: also those of the command line itself,
+    here rather than after the upload.
     """
     from typer.main import get_command
 
@@ -76,31 +77,50 @@ def checked_words(words: Sequence[str], package: Package) -> tuple[list[str], li
         allowed = ", ".join(name for name in commands if name not in NOT_AS_A_JOB)
         got = " ".join(words[:1]) or "nothing"
         raise InputError(f"hilum submit -- COMMAND ...: {got} is no command for a cluster. Known: {allowed}")
-    command = commands[words[0]]
-    context = command.make_context(words[0], list(words[1:]))
-    paths = {value for values in context.params.values() for value in _paths(values)}
-    moved = sorted(path for path in paths if _must_move(path, package))
-    return [words[0], *(_moved(word, moved) for word in words[1:])], moved
+    given = commands[words[0]].make_context(words[0], list(words[1:])).params
+    findings = given.pop("findings", None)
+    staying = sorted({path for name, value in given.items() for path in _paths(name, value) if _is_relative(path)})
+    if staying:
+        absolute = ", ".join(str(Path(path).absolute()) for path in staying)
+        raise InputError(
+            f"Files of this folder are not sent with a job, so {', '.join(staying)} would mean nothing there. Give "
+            f"absolute paths that every node sees, or URIs; from here they would be {absolute}."
+        )
+    if findings is None or not _is_relative(str(findings)):
+        return list(words), None
+    return _with_findings(words), Path(findings)
 
 
-def _paths(value: Any) -> list[str]:
-    if isinstance(value, Path):
-        return [str(value)]
-    return [str(one) for one in value if isinstance(one, Path)] if isinstance(value, list | tuple) else []
+def _paths(name: str, value: Any) -> list[str]:
+    """The paths that a parameter of a command gives, in whatever form."""
+    values = value if isinstance(value, list | tuple) else [value]
+    found = [str(one) for one in values if isinstance(one, Path)]
+    if name == "inputs":  # of predict: films, folders and globs
+        return [str(one) for one in values]
+    for word in values if name in ("set_", "option") else ():
+        setting, _, text = word.partition("=")
+        if (
+            setting in ("init", "pretrained")
+            and text.lower() not in ("", "true", "false")
+            or (name == "option" and Path(text).exists())
+        ):
+            found.append(text)
+        if setting == "backbone" and text.startswith(LOCAL_DIR):
+            found.append(text.removeprefix(LOCAL_DIR))
+    return found
 
 
-def _must_move(path: str, package: Package) -> bool:
-    if os.path.isabs(path) or "://" in path or ":/" in path:
-        return False
-    name = Path(path).as_posix()
-    here = Path.cwd().resolve() == package.root.resolve()
-    return not (here and any(file == name or file.startswith(f"{name}/") for file in package.files))
+def _is_relative(path: str) -> bool:
+    return not (os.path.isabs(path) or "://" in path or ":/" in path)
 
 
-def _moved(word: str, paths: list[str]) -> str:
-    option, equals, value = word.partition("=") if word.startswith("--") else ("", "", word)
-    normal = str(Path(value)) if value else value
-    return f"{option}{equals}{Path(value).resolve()}" if normal in paths else word
+def _with_findings(words: Sequence[str]) -> list[str]:
+    """The same words with the folder of findings as the job finds it."""
+    option, before = "--findings", ["", *words[:-1]]
+    return [
+        FINDINGS if last == option else f"{option}={FINDINGS}" if word.startswith(f"{option}=") else word
+        for last, word in zip(before, words, strict=True)
+    ]
 
 
 def submit(client: Any, request: SubmitRequest) -> str:
