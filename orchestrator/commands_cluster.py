@@ -86,7 +86,7 @@ def _follow(client: object, job: str) -> int:
         sys.stdout.flush()
 
     try:
-        code = follow(client, job, write)
+        code = follow(client, job, write, say)
     except KeyboardInterrupt:
         say(f"\nNo longer following; {job} goes on. Again: hilum logs {job}. End it: hilum stop {job}.")
         return 130

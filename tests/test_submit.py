@@ -1,9 +1,11 @@
 """orchestrator/packing.py and submit.py: what travels, which words are sent, and a real cluster of two raylets."""
 
 import re
+import shlex
 import shutil
 import subprocess
 import sys
+import threading
 import tomllib
 import types
 import zipfile
@@ -15,6 +17,7 @@ from orchestrator import cluster, submit
 from orchestrator.packing import BESIDE, PACKAGES, pack, package_lines, survey
 from tests.conftest import PROJECT
 from tests.processes import hilum_words, quiet_environment, wait_for
+from tests.proxy import Proxy
 
 # -- packing
 
@@ -329,3 +332,26 @@ def test_a_job_on_two_raylets(dashboard, tmp_path):
     job = submit.submit(client, request)
     wait_for(lambda: client.get_job_status(job).value in ("RUNNING", *submit.ENDED))
     assert submit.stop(client, job) in ("STOPPED", "SUCCEEDED")
+
+
+@pytest.mark.ray
+def test_a_job_is_followed_on_though_the_way_to_the_real_job_server_is_cut(dashboard, monkeypatch):
+    code = "import sys, time\nfor i in range(12): print('line', i, flush=True); time.sleep(0.5)\nsys.exit(7)"
+    way = Proxy(int(dashboard.rsplit(":", 1)[1]))
+    client = submit.connect(f"http://127.0.0.1:{way.port}")
+    job = client.submit_job(entrypoint=f"exec {sys.executable} -c {shlex.quote(code)}")
+    log, told = [], []
+
+    def write(text):
+        log.append(text)
+        if "line 3" in text:
+            way.cut()
+            threading.Timer(2, way.mend).start()
+
+    try:
+        assert submit.follow(client, job, write, told.append) == 7
+    finally:
+        way.close()
+    assert re.findall(r"line (\d+)", "".join(log)) == [str(number) for number in range(12)]
+    assert len(told) == 2
+    assert "lost" in told[0]
