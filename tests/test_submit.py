@@ -271,8 +271,8 @@ def test_a_cluster_that_is_still_starting_is_waited_for(tmp_path, monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def dashboard():
-    """Two raylets on loopback, the head without CPUs for trainings, and a dashboard."""
+def raylets():
+    """Two on loopback, the head without CPUs for trainings, and a dashboard."""
     pytest.importorskip("aiohttp", reason="jobs need ray[default]")
     import socket
 
@@ -293,9 +293,30 @@ def dashboard():
         try:
             # On one machine two raylets share a folder, and the second would unpack a job over the first's head.
             two.add_node(num_cpus=1, runtime_env_dir_name="resources2", **small)
-            yield f"http://{two.webui_url}"
+            yield two
         finally:
             two.shutdown()
+
+
+@pytest.fixture
+def dashboard(raylets):
+    return f"http://{raylets.webui_url}"
+
+
+@pytest.mark.ray
+def test_a_driver_that_connects_ships_the_same_files(raylets):
+    code = """
+import os, sys
+from orchestrator.cluster import connected
+with connected(sys.argv[1]) as ray:
+    look = ray.remote(lambda: [os.path.join(at, name)[2:] for at, _, names in os.walk(".") for name in names])
+    print(*ray.get(look.remote()), sep="\\n")
+"""
+    words = [sys.executable, "-c", code, raylets.address]
+    done = subprocess.run(words, cwd=PROJECT, env=quiet_environment(), capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    there = {name for name in done.stdout.split() if "__pycache__" not in name}
+    assert there == set(survey(PROJECT).files)
 
 
 @pytest.mark.ray
