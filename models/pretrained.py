@@ -6,6 +6,7 @@ layer to one channel, resizes position embeddings and leaves the last layer out;
 """
 
 import contextlib
+import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -124,8 +125,14 @@ def _through_timm(backbone: nn.Module, kind: Architecture, state: dict[str, Tens
 
 @contextlib.contextmanager
 def _recorded(kind: type[nn.Module]) -> Iterator[list[Any]]:
-    """What `load_state_dict` answers in the block: timm's loader writes the names that do not match to its log only."""
+    """What `load_state_dict` answers in the block: timm's loader writes the names that do not match to its log only.
+
+    That log, a line of hundreds of names, is switched off meanwhile.
+    """
     answers, before = [], kind.load_state_dict
+    timms = logging.getLogger("timm.models")
+    level = timms.level
+    timms.setLevel(logging.ERROR)
 
     def recording(self: nn.Module, *words: Any, **more: Any) -> Any:
         answers.append(before(self, *words, **more))
@@ -135,6 +142,7 @@ def _recorded(kind: type[nn.Module]) -> Iterator[list[Any]]:
     try:
         yield answers
     finally:
+        timms.setLevel(level)
         if before is nn.Module.load_state_dict:
             del kind.load_state_dict
         else:

@@ -75,12 +75,16 @@ def test_weights_are_found_in_every_usual_layout(layout, colour, tmp_path):
     assert "timm's configuration names 160 pixels, mean (0.5, 0.5, 0.5), std (0.5, 0.5, 0.5)" in network.start
 
 
-def test_what_was_loaded_and_from_where_is_said(colour, tmp_path):
+def test_what_was_loaded_and_from_where_is_said(colour, tmp_path, caplog):
     torch.save({"net": before("module.encoder.", colour.state_dict()) | {"queue": torch.ones(3)}}, tmp_path / "w.pth")
     said = started(tmp_path / "w.pth").start
     assert "Started from w.pth under 'net', names without 'module.encoder.': " in said
     assert "resized or folded: conv1.0.weight" in said
     assert "further tensors beside them: 1" in said
+    torch.save(before("_", colour.state_dict()), tmp_path / "other.pth")
+    with pytest.raises(ValueError, match="Is it the weight file of another"):
+        started(tmp_path / "other.pth")
+    assert not caplog.messages, "timm's line of all the names"
 
 
 def test_a_file_that_would_run_code_is_refused_and_does_not(tmp_path):
