@@ -163,14 +163,18 @@ def load_classifier(
 
 
 def read_network(path: Path, model: Mapping[str, Any], device: str) -> nn.Module:
-    """A network from its weight file; `model` has its backbone, its outputs if shared, and the file's sha256."""
+    """A network from its weight file.
+
+    `model` has its backbone and the arguments of it, its outputs if shared, and the file's sha256.
+    """
     if not path.is_file():
         raise FileNotFoundError(f"The bundle lacks {path}. Copy the whole folder, weights included.")
     data = path.read_bytes()
     if hashlib.sha256(data).hexdigest() != model["sha256"]:
         raise InputError(f"{path} is not the file that the bundle was made with (its hash differs). Copy it again.")
     standardise = model.get("standardise", "dataset")  # bundles of before know no other
-    network = build_network(model["backbone"], outputs=model.get("outputs"), standardise=standardise)
+    args = model.get("backbone_args")  # bundles of before have none
+    network = build_network(model["backbone"], outputs=model.get("outputs"), standardise=standardise, args=args)
     try:
         network.load_state_dict(load(data))
     except RuntimeError as error:

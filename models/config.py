@@ -18,6 +18,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 from pathologies.errors import InputError
 
+SOURCES = ("hf-hub:", "local-dir:")  # what a backbone begins with that is read from the hub or from a folder
 CHOICES: Mapping[str, tuple[str, ...]] = {
     "views": ("frontal", "lateral", "all"),
     "loss": ("bce", "focal", "asymmetric"),
@@ -62,8 +63,8 @@ LATER = ("snapshots", "standardise", *KINDS)
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    backbone: str = "resnet18"  # any timm model name
-    pretrained: str = "false"  # "true": timm's ImageNet weights; a path: a weight file for machines without a network
+    backbone: str = "resnet18"  # any timm model name, hf-hub:OWNER/NAME or local-dir:FOLDER with timm's config.json
+    pretrained: str = "false"  # "true": timm's weights of this backbone, or its source's; a path: a weight file of it
     init: str = ""  # start from trained weights: RUN/<slug>, RUN/shared or a .safetensors file
     views: str = "frontal"  # which films: frontal, lateral, all
     image_size: int | None = None  # pixels a side; none: the data set's

@@ -24,6 +24,7 @@ import pyarrow
 import torch
 from pyarrow import parquet
 
+from models.architecture import architecture
 from models.batches import Pixels
 from models.cache import open_images
 from models.config import TrainConfig
@@ -132,7 +133,8 @@ def _train_and_predict(
     with together(dataset, paths, attempt, config):
         result = train_target(task, guards.beside(on_epoch))
     task = task.endable()  # from the last checkpoint on there is nothing to lose but predictions
-    network = build_network(config.backbone, config.dropout, task.targets.outputs, config.standardise)
+    kind = architecture(config.backbone, task.pixels.size)
+    network = build_network(kind.name, config.dropout, task.targets.outputs, config.standardise, kind.args)
     network.load_state_dict(load_weights(attempt.best))
     network.to(config.device, memory_format=torch.channels_last)
     predictions = _predictions(task, network)
@@ -146,6 +148,7 @@ def _train_and_predict(
         guards.patience.write(partial(_copy, source, goal), goal, source.stat().st_size)
     guards.patience.write(partial(_write_table, predictions, paths.predictions), paths.predictions, predictions.nbytes)
     return result | {
+        "architecture": kind.to_dict(),
         "device": config.device,
         "precision": config.precision,
         "threads": config.threads,

@@ -95,7 +95,7 @@ def run_range_test(task: Task, ramp: Ramp, on_step: Callable[[int, int], None] |
     truth = task.targets.truth(task.targets.usable("train"))
     if len(np.unique(truth >= 0.5)) < 2:
         raise InputError(f"All {len(truth)} films of part `train` have the same answer: there is nothing to learn.")
-    machine = assemble(task.config, truth)
+    machine = assemble(task.config, truth, task.pixels.size)
     updates = math.ceil(len(truth) / (task.config.batch_size * task.config.accumulate))
     batches, rates = _batches(task, machine), ramp.rates(updates)
     losses: list[float] = []

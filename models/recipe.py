@@ -18,7 +18,7 @@ from torch.optim import Optimizer
 from models.config import TrainConfig
 from models.device import set_repeatable
 from models.losses import make_loss
-from models.network import SingleLogit, initial_network
+from models.network import SingleLogit, initial_network, last_layers
 from models.ranks import Ranks, here, share_statistics
 from models.snapshots import cycle_ends
 
@@ -43,15 +43,16 @@ class Machine:
         return self.network if self.averaged is None else self.averaged
 
 
-def assemble(config: TrainConfig, value: np.ndarray) -> Machine:
+def assemble(config: TrainConfig, value: np.ndarray, size: int | None = None) -> Machine:
     """Everything at its start. `value`: targets of the training part, for the prevalence and the balanced weight.
+    `size`: full side of the films.
 
     Films x targets, NaN where unknown, make a network that is shared by the targets.
     """
     torch.manual_seed(config.seed)
     set_repeatable(config.deterministic)
     prevalence = float(value.mean()) if value.ndim == 1 else np.nanmean(value, axis=0)
-    network = initial_network(config, prevalence).to(config.device, memory_format=torch.channels_last)
+    network = initial_network(config, prevalence, size).to(config.device, memory_format=torch.channels_last)
     averaged = copy.deepcopy(network).requires_grad_(False) if config.averaging else None
     ranks = here()
     if ranks.count > 1:
@@ -72,7 +73,7 @@ def assemble(config: TrainConfig, value: np.ndarray) -> Machine:
 
 def _groups(network: SingleLogit, config: TrainConfig) -> list[dict]:
     """Weights with decay and without (norms and biases), those of the backbone at their own share of the rate."""
-    head = {id(weight) for weight in network.backbone.get_classifier().parameters()}
+    head = {id(weight) for layer in last_layers(network.backbone) for weight in layer.parameters()}
     groups = []
     for in_head in (False, True):
         share = 1.0 if in_head else config.backbone_rate
@@ -124,7 +125,8 @@ def _cycle_of(config: TrainConfig, step: int, total: int) -> tuple[float, float]
 def freeze(network: SingleLogit, config: TrainConfig, epoch: int) -> None:
     """In the first `frozen_epochs` only the last layer learns: its chance start would spoil trained features."""
     network.requires_grad_(epoch >= config.frozen_epochs)
-    network.backbone.get_classifier().requires_grad_(True)
+    for layer in last_layers(network.backbone):
+        layer.requires_grad_(True)
 
 
 def film_size(config: TrainConfig, full: int, epoch: int) -> int:

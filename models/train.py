@@ -70,12 +70,13 @@ class Task:
 def train_target(task: Task, on_epoch: OnEpoch | None = None) -> dict[str, Any]:
     """Train to the last epoch (or the patience's end) from wherever the attempt's checkpoint stands.
 
-    Returns best_epoch, select_score and selection_rule. Errors: NotANumber; InputError where `train` lacks a class.
+    Returns best_epoch, select_score, selection_rule, and in words what it started from. Errors: NotANumber; InputError
+    where `train` lacks a class.
     """
     config, targets = task.config, task.targets
     positions = targets.usable("train")
     _require_both_classes(targets, positions)
-    machine = assemble(config, targets.truth(positions))
+    machine = assemble(config, targets.truth(positions), task.pixels.size)
     rule = selection_rule(targets.truth(targets.usable("select")))
     progress = _load(task, machine) or Progress()
     _cut_history(task.paths, progress.history_rows)
@@ -97,6 +98,7 @@ def train_target(task: Task, on_epoch: OnEpoch | None = None) -> dict[str, Any]:
         "selection_rule": rule.name,
         "selection_reason": rule.reason,
         "epochs_trained": progress.epoch,
+        "start": machine.network.start,
         **snapshot_facts(config, progress),
     }
 

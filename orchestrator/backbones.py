@@ -1,14 +1,19 @@
 """Which backbones there are, for who must not load timm: it takes a second and 230 MB.
 
-In: a `backbone` of TrainConfig. Out: nothing, or an error with the nearest names, before anything is launched. Called
-by the planner. Only a name that is not on the list below costs a process that asks timm.
+In: a `backbone` of TrainConfig, and the films it would get. Out: nothing, or an error with the nearest names or with
+why the films do not suit, before anything is launched. Called by the planner, the search and the range test. Only a
+name that is not on the list below, or one that does not take films of any size, costs a process that asks timm.
 """
 
 import difflib
 import functools
+import json
+import os
 import subprocess
 import sys
 
+from models.config import SOURCES, TrainConfig
+from orchestrator.packing import CHECKOUT
 from pathologies.errors import InputError
 
 WELL_KNOWN = (
@@ -23,12 +28,16 @@ WELL_KNOWN = (
     "vit_tiny_patch16_224", "vit_small_patch16_224", "vit_base_patch16_224", "swin_tiny_patch4_window7_224",
     "test_resnet",  # timm's tiny one, for trials and tests
 )  # fmt: skip
+# Of these, those that do not take films of any size.
+PARTICULAR = ("inception_v3", "vit_tiny_patch16_224", "vit_small_patch16_224", "vit_base_patch16_224",
+              "swin_tiny_patch4_window7_224")  # fmt: skip
+SIZED = ("backbone", "image_size", "start_size", "epochs")  # settings that say which films the network gets
 ASK = "import timm; print(*timm.list_models())"
 
 
 def require_backbone(name: str) -> None:
-    """Errors: InputError for a backbone that neither we nor timm have."""
-    if name in WELL_KNOWN:
+    """Errors: InputError for a backbone that neither we nor timm have. `require_films` asks a folder or a hub."""
+    if name in WELL_KNOWN or name.startswith(SOURCES):
         return
     known = (*WELL_KNOWN, *_timm_names())
     if name.partition(".")[0] in known:  # resnet18.a1_in1k: a model with the name of its weights
@@ -38,6 +47,30 @@ def require_backbone(name: str) -> None:
         f"Unknown backbone {name!r}. Did you mean: {', '.join(dict.fromkeys(near)) or 'resnet18'}? "
         "`python -c 'import timm; print(timm.list_models())'` lists them all."
     )
+
+
+def require_films(config: TrainConfig, size: int, here: bool = True) -> None:
+    """Errors: InputError where the network does not take the films, `size` pixels a side unless the config says.
+
+    `here`: the trainings run on this machine; others may see folders and hubs that it does not.
+    """
+    name = config.backbone
+    if name in WELL_KNOWN and name not in PARTICULAR or name.startswith(SOURCES) and not here:
+        return
+    refusal = _refusal(json.dumps({field: getattr(config, field) for field in SIZED}), size)
+    if refusal:
+        raise InputError(refusal)
+
+
+@functools.cache
+def _refusal(settings: str, size: int) -> str:
+    words = [sys.executable, "-P", "-m", "models.suitability", settings, str(size)]
+    path = os.pathsep.join(filter(None, [str(CHECKOUT), os.environ.get("PYTHONPATH")]))
+    done = subprocess.run(words, capture_output=True, text=True, timeout=600, check=False,
+                          env=os.environ | {"PYTHONPATH": path, "CUDA_VISIBLE_DEVICES": ""})  # fmt: skip
+    if done.returncode not in (0, 3):
+        raise RuntimeError(f"models.suitability ended with {done.returncode}: {done.stderr[-2000:]}")
+    return done.stdout.strip() if done.returncode else ""
 
 
 @functools.cache

@@ -233,6 +233,7 @@ _MODEL = record(
         "copies": flag,
         "snapshot": count,
         "standardise": text,
+        "backbone_args": maybe(mapping),
     },
 )
 _POINT = record(

@@ -9,6 +9,7 @@ import logging
 import os
 import signal
 import sys
+import tempfile
 import threading
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
@@ -17,7 +18,7 @@ from typing import Any
 
 from models.interrupts import end_as_by_ctrl_c
 from orchestrator.lifeline import ClusterGone
-from orchestrator.packing import ALWAYS_OUT, CHECKOUT
+from orchestrator.packing import CHECKOUT, pack, survey
 from pathologies.errors import InputError
 
 log = logging.getLogger(__name__)
@@ -113,7 +114,8 @@ def _start(ray: ModuleType, address: str) -> None:
             ray.init(LOCAL, include_dashboard=False, object_store_memory=OBJECT_STORE_BYTES, **common)
         return
     try:
-        ray.init(address, **common, **_code())
+        with tempfile.TemporaryDirectory(prefix="hilum-") as folder:
+            ray.init(address, **common, **_code(Path(folder)))
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise InputError(
             f"No Ray cluster answers at {address!r} ({error}). Start one (`ray start --head`), correct --address or "
@@ -147,11 +149,12 @@ def _lean() -> Iterator[None]:
             setattr(owner, name, value)
 
 
-def _code() -> dict[str, Any]:
-    """Send this checkout along, so that every node runs the same code. A job has brought it already."""
+def _code(folder: Path) -> dict[str, Any]:
+    """Send hilum's code along, zipped in `folder`, so that every node runs the same. A job has brought it already."""
     if JOB_MARK in os.environ or not (CHECKOUT / "pyproject.toml").is_file():
         return {}
-    return {"runtime_env": {"working_dir": str(CHECKOUT), "excludes": list(ALWAYS_OUT)}}
+    pack(survey(), folder / "checkout.zip")
+    return {"runtime_env": {"working_dir": str(folder / "checkout.zip")}}
 
 
 def ask_to_end(ray: ModuleType, references: Collection[Any], seconds: float) -> None:

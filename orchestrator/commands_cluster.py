@@ -28,17 +28,16 @@ def submit(
     python: Annotated[str, Option(help="The interpreter on the cluster's head.")] = "python",
     detach: Annotated[bool, Option("--detach", help="Do not follow the log.")] = False,
 ) -> None:
-    """Run a command on a cluster: sends this checkout, shows the log, returns the command's exit code.
+    """Run a command on a cluster: sends hilum's code, shows the log, returns the command's exit code.
 
-    Ctrl-C leaves the job running; `hilum logs ID` follows it again and `hilum stop ID` ends it.
+    Of the working folder nothing is sent but the files of --findings. Ctrl-C leaves the job running; `hilum logs ID`
+    follows it again and `hilum stop ID` ends it.
     """
     from orchestrator import submit as jobs_there
-    from orchestrator.packing import pack, survey
+    from orchestrator.packing import pack, package_lines, survey
 
-    package = survey()
-    command, moved = jobs_there.checked_words(words, package)
-    for path in moved:
-        say(f"{path} is taken as {Path(path).resolve()}: it has to lie there on every node.")
+    command, findings = jobs_there.checked_words(words)
+    package = survey(findings=findings)
     with tempfile.TemporaryDirectory(prefix="hilum-") as folder:
         archive = Path(folder) / "checkout.zip"
         size = pack(package, archive)
@@ -87,29 +86,12 @@ def _follow(client: object, job: str) -> int:
         sys.stdout.flush()
 
     try:
-        code = follow(client, job, write)
+        code = follow(client, job, write, say)
     except KeyboardInterrupt:
         say(f"\nNo longer following; {job} goes on. Again: hilum logs {job}. End it: hilum stop {job}.")
         return 130
     say(f"Job {job} ended with exit code {code}.")
     return code
-
-
-def package_lines(package: object, size: int) -> list[str]:
-    reasons: dict[str, list[str]] = {}
-    for path, reason in package.left_out.items():
-        if not path.endswith("__pycache__"):
-            reasons.setdefault(reason, []).append(path)
-    lines = [f"Left out ({reason}): {_some(paths)}" for reason, paths in reasons.items()]
-    return [
-        *lines,
-        f"Upload: {len(package.files)} files, {package.size / 2**20:.1f} MiB, packed {size / 2**20:.1f} MiB.",
-    ]
-
-
-def _some(paths: list[str], most: int = 12) -> str:
-    more = f" and {len(paths) - most} more" if len(paths) > most else ""
-    return ", ".join(paths[:most]) + more
 
 
 def doctor(

@@ -14,7 +14,8 @@ from typing import Any
 from models.config import TrainConfig
 from models.paths import DatasetPaths, read_json
 from orchestrator import inspection, verdicts
-from orchestrator.cluster import connected
+from orchestrator.backbones import require_films
+from orchestrator.cluster import connected, own_cluster
 from orchestrator.effort import effort, trained_films
 from orchestrator.environment import process_environment
 from orchestrator.memory import Estimate, estimate
@@ -100,6 +101,7 @@ def planned_work(request: DoctorRequest, device: str) -> list[Work]:
     for slug in chosen_targets(request.targets, manifest["findings"], material.catalog):
         for member in range(request.members):
             config = resolved_config(material.catalog[slug], request.settings, member, device)
+            require_films(config, manifest["size"], own_cluster(request.address))
             parts = material.parts[usable_views(material.frame, config.views)]
             counts = {part: int((parts == part).sum()) for part in ("train", "select", "calibrate", "test")}
             works.append(

@@ -167,6 +167,7 @@ def copy_weights(one: Trained, out: BundlePaths) -> dict[str, Any]:
     if not (one.outputs and goal.exists()):  # a shared network is copied once for all its findings
         with publishing(goal) as temporary:
             shutil.copyfile(one.weights, temporary)
+    kind = one.outcome.get("architecture") or {"name": one.config["backbone"], "args": {}}  # runs of before: no args
     return {
         "file": str(goal.relative_to(out.root)),
         "sha256": hash_of(goal),
@@ -175,7 +176,8 @@ def copy_weights(one: Trained, out: BundlePaths) -> dict[str, Any]:
         "column": one.column,  # which output of the network
         "outputs": len(one.outputs) or None,  # of a shared network: how many it has
         "copies": False,  # True: asked about shifted and zoomed copies of the film (test-time augmentation)
-        "backbone": one.config["backbone"],
+        "backbone": kind["name"],
+        "backbone_args": kind["args"],
         "standardise": one.config.get("standardise", "dataset"),  # runs of before know no other
         "image_size": one.config["image_size"] or read_json(one.paths.config)["data"]["size"],
         "seed": one.config["seed"],

@@ -14,7 +14,7 @@ from typing import Any
 from models.config import UPKEEP, TrainConfig, build_config, difference
 from models.paths import RunPaths, TargetPaths, read_json, write_json
 from models.processor import cpu_precision
-from orchestrator.backbones import require_backbone
+from orchestrator.backbones import require_backbone, require_films
 from orchestrator.cluster import own_cluster
 from orchestrator.dataset import Dataset, load_dataset
 from orchestrator.mending import config_again, is_damaged, read_planned, targets_are_whole
@@ -104,9 +104,11 @@ def plan_run(request: TrainRequest, device: str) -> list[Job]:
                 job = Job(slug=slug, member=member, paths=paths, config=config, untuned=untuned)
             require_others(job.config, job.paths.root)
             jobs.append(job)
-    if request.inline or own_cluster(request.address):  # a cluster's machines may see files that this one does not
-        for job in jobs:
-            if request.force or not _is_finished(job.paths):  # before --force removes what is finished
+    here = request.inline or own_cluster(request.address)  # a cluster's machines may see files that this one does not
+    for job in jobs:
+        if request.force or not _is_finished(job.paths):  # before --force removes what is finished
+            require_films(job.config, material.dataset.manifest["size"], here)
+            if here:
                 require_start(job.config)
     jobs = [write_job(job, material, request.force, planned.get(job.name)) for job in jobs]
     write_plan(run, material.dataset, jobs)

@@ -14,6 +14,7 @@ from models.device import available_device
 from models.job import open_task
 from models.paths import AttemptPaths, DatasetPaths, TargetPaths, write_json
 from models.rate_range import PASSES, Ramp, RangeTest, run_range_test
+from orchestrator.backbones import require_films
 from orchestrator.curves import BLUE, GREY, ORANGE, STYLE, pyplot, save_figure
 from orchestrator.plan import Job, chosen_targets, read_material, resolved_config, write_job
 from pathologies.errors import InputError
@@ -45,6 +46,7 @@ def find_rate(request: RateRequest, on_step: Callable[[int, int], None] | None =
     material = read_material(request.dataset, request.findings)
     slug = chosen_targets((request.target,), material.dataset.manifest["findings"], material.catalog)[0]
     config = resolved_config(material.catalog[slug], request.settings, 0, available_device("auto"))
+    require_films(config, material.dataset.manifest["size"])
     with tempfile.TemporaryDirectory(prefix="hilum-") as folder:
         paths = TargetPaths(Path(folder))
         write_job(Job(slug=slug, member=0, paths=paths, config=config), material)

@@ -14,6 +14,8 @@ import numpy as np
 from models.config import TrainConfig, difference
 from models.paths import RunPaths, TargetPaths, read_json, write_json
 from models.scores import SelectionRule, selection_rule
+from orchestrator.backbones import require_films
+from orchestrator.cluster import own_cluster
 from orchestrator.plan import Job, Material, resolved_config, usable_views, write_job
 from orchestrator.search_files import (
     STOPPED,
@@ -129,6 +131,7 @@ def open_search(request: SearchRequest, slug: str, material: Material, device: s
     if paths.description.exists():
         device = read_json(paths.description)["device"]  # where it began, so that its trials stay comparable
     defaults = resolved_config(material.catalog[slug], request.settings, 0, device)
+    require_films(defaults, material.dataset.manifest["size"], request.inline or own_cluster(request.address))
     rule = selection_rule(_select_truth(material, slug, defaults.views))
     fixed = {*request.settings} | (set() if rule.name == "auc" else set(SHIFTING))
     labels = raw_labels(material.frame, slug)[material.parts == "train"]

@@ -15,6 +15,7 @@ from orchestrator.dataset import hash_file
 from pathologies.errors import InputError
 
 START = "start_sha256"  # key of config.json
+FOLDER, FOLDER_WEIGHTS = "local-dir:", "model.safetensors"  # a backbone in a folder, as timm's own tools write it
 
 
 def require_start(config: TrainConfig) -> Path | None:
@@ -24,6 +25,9 @@ def require_start(config: TrainConfig) -> Path | None:
     """
     if config.init:
         return start_file(config.init)
+    if config.pretrained.lower() == "true" and config.backbone.startswith(FOLDER):
+        path = Path(config.backbone.removeprefix(FOLDER)) / FOLDER_WEIGHTS
+        return path if path.is_file() else None  # timm knows further names
     if config.pretrained.lower() in ("", "true", "false"):
         return None
     if not Path(config.pretrained).is_file():

@@ -5,11 +5,10 @@ In: the cluster's address, the environment. Out: checks. Called by the doctor.
 
 import os
 import stat
-import tempfile
 from pathlib import Path
 
 from orchestrator.cluster import own_cluster
-from orchestrator.packing import LIMIT_BYTES, largest, pack, survey
+from orchestrator.packing import survey
 from orchestrator.verdicts import Check
 
 
@@ -21,17 +20,14 @@ def judge_connection(address: str | None) -> list[Check]:
 def _upload() -> Check:
     try:
         package = survey()
-        with tempfile.TemporaryDirectory(prefix="hilum-") as folder:
-            size = pack(package, Path(folder) / "checkout.zip")
     except ValueError as error:
-        return Check(what="upload", level="problem", found=str(error), advice="Extend .rayignore.")
-    found = f"{len(package.files)} files, {size / 2**20:.1f} MiB of at most {LIMIT_BYTES // 2**20}"
-    large = size > LIMIT_BYTES / 2
+        return Check(what="upload", level="problem", found=str(error), advice="Start hilum from a whole checkout.")
+    behind = ", ".join(f"{name} ({reason})" for name, reason in package.left_out.items())
     return Check(
         what="upload",
-        level="warning" if large else "ok",
-        found=found,
-        advice=f"The largest: {', '.join(largest(package))}. Name what no job needs in .rayignore." if large else "",
+        level="warning" if behind else "ok",
+        found=f"{len(package.files)} files, {package.size / 2**20:.1f} MiB",
+        advice=f"Not sent to a cluster, though it lies in a package's folder: {behind}." if behind else "",
     )
 
 

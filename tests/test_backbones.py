@@ -7,8 +7,9 @@ import timm
 import torch
 from safetensors.torch import save_file
 
+from models.architecture import OWN
 from models.config import TrainConfig
-from models.network import OWN, build_network, initial_network
+from models.network import build_network, initial_network
 from models.plain import WIDTHS, Plain
 from orchestrator import backbones
 from orchestrator.backbones import WELL_KNOWN, require_backbone

@@ -3,6 +3,7 @@
 import pytest
 import yaml
 
+from orchestrator.packing import BESIDE, PACKAGES
 from tests.conftest import PROJECT
 
 
@@ -29,3 +30,12 @@ def test_every_node_asks_for_the_token(cluster, commands):
     start = " ".join(cluster[commands])
     assert "RAY_AUTH_MODE=token" in start
     assert "RAY_AUTH_TOKEN_PATH" in start
+
+
+@pytest.mark.parametrize("name", ["ray_cluster.yaml", "deploy/aws.yaml", "deploy/gcp.yaml"])
+def test_no_file_of_the_folder_gets_to_another_machine_but_the_code(name):
+    mounts = yaml.safe_load((PROJECT / name).read_text(encoding="utf-8"))["file_mounts"]
+    token = mounts.pop("~/.ray/hilum_token")
+    assert token == "~/.ray/hilum_token"
+    assert set(mounts.values()) == {f"./{one}" for one in (*PACKAGES, *BESIDE, "Makefile")}
+    assert all(there == f"~/hilum/{here.removeprefix('./')}" for there, here in mounts.items())

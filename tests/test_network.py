@@ -6,8 +6,10 @@ import timm
 import torch
 from safetensors.torch import save_file
 
+from models.architecture import Architecture
 from models.config import TrainConfig
-from models.network import SingleLogit, _load_imagenet, build_network, initial_network
+from models.network import build_network, initial_network
+from models.pretrained import load_own
 
 TINY = "test_resnet"
 
@@ -72,7 +74,7 @@ def test_weights_that_cannot_be_had_are_a_sentence(tmp_path, monkeypatch):
 
     monkeypatch.setattr(timm, "create_model", refuse)
     with pytest.raises(ValueError, match="ImageNet weights of 'test_resnet' cannot be had"):
-        _load_imagenet(SingleLogit(torch.nn.Identity()), TINY)
+        load_own(torch.nn.Identity(), Architecture(name=TINY), TINY)
 
 
 def test_a_shared_network_has_an_output_and_a_prevalence_for_each_target():

@@ -1,16 +1,23 @@
 """orchestrator/packing.py and submit.py: what travels, which words are sent, and a real cluster of two raylets."""
 
+import re
+import shlex
+import shutil
 import subprocess
 import sys
+import threading
+import tomllib
 import types
 import zipfile
+from pathlib import Path
 
 import pytest
 
 from orchestrator import cluster, submit
-from orchestrator.packing import pack, survey
+from orchestrator.packing import BESIDE, PACKAGES, pack, package_lines, survey
 from tests.conftest import PROJECT
 from tests.processes import hilum_words, quiet_environment, wait_for
+from tests.proxy import Proxy
 
 # -- packing
 
@@ -24,27 +31,53 @@ def write(root, *names: str, text: str = "x"):
 
 @pytest.fixture
 def checkout(tmp_path):
+    """A checkout in which somebody has worked: data and secrets of every kind lie about, and one inside a package."""
     root = tmp_path / "checkout"
-    write(root, "pyproject.toml", "orchestrator/cli.py", "models/job.py", "docs/page.md")
-    write(root, ".git/objects/1", ".venv/bin/python", "data/a.jpg", "runs/1/x", "models/__pycache__/job.pyc")
-    write(root, "chest/images.u8", "chest/manifest.json", "first/plan.json", "first/edema/0/weights.safetensors")
-    write(root, "notes/own.txt", "notes/keep.txt", "deep/skip/big.bin")
-    write(root, ".gitignore", text="*.txt\n!keep.txt\n")
-    write(root, "deep/.rayignore", text="/skip/\n")
+    write(root, *CODE, *BESIDE)
+    write(root, "predictions.csv", "nih-test/findings.csv", "Data_Entry_2017.csv", ".env", "images/0001.png", "key.pem",
+          ".git/objects/1", ".venv/bin/python", "data/a.jpg", "runs/1/plan.json", "docs/page.md", "bench/peers.py",
+          "mine/mine.toml", "mine/patients.csv")  # fmt: skip
+    write(root, "models/token.txt", "models/.env", "models/films/1.png", "models/films/load.py", "orchestrator/a.toml",
+          "models/__pycache__/job.pyc")  # fmt: skip
+    (root / "models" / "passwords.py").symlink_to(root / ".env")
     return root
 
 
-def test_code_travels_and_data_stays(checkout):
+CODE = ("models/job.py", "orchestrator/cli.py", "pathologies/edema.py", "pathologies/edema.toml")
+
+
+def test_nothing_but_the_code_travels(checkout, tmp_path):
     package = survey(checkout)
-    assert set(package.files) == {
-        ".gitignore", "deep/.rayignore", "docs/page.md", "models/job.py", "notes/keep.txt", "orchestrator/cli.py",
-        "pyproject.toml",
-    }  # fmt: skip
+    pack(package, tmp_path / "checkout.zip")
+    with zipfile.ZipFile(tmp_path / "checkout.zip") as archive:
+        assert sorted(archive.namelist()) == sorted([*CODE, *BESIDE])
+        assert archive.read("models/job.py") == b"x"
     assert package.left_out == {
-        ".git": "default", ".venv": "default", "data": "default", "runs": "default", "models/__pycache__": "default",
-        "chest": "data set, run or bundle", "first": "data set, run or bundle", "notes/own.txt": ".gitignore",
-        "deep/skip": ".rayignore",
+        "models/.env": "neither code nor package data", "models/films": "a folder", "models/passwords.py": "a link",
+        "models/token.txt": "neither code nor package data", "orchestrator/a.toml": "neither code nor package data",
     }  # fmt: skip
+
+
+def test_finding_files_travel_when_they_are_named_and_what_lies_beside_them_does_not(checkout, tmp_path):
+    (tmp_path / "own").mkdir()
+    text = (PROJECT / "pathologies" / "edema.toml").read_text(encoding="utf-8")
+    text = text.replace('"Edema"', '"Own edema"').replace('"pulmonary edema"', '"own edema"')
+    write(tmp_path / "own", "own_edema.toml", text=text)
+    write(tmp_path / "own", "patients.csv", ".env", "deep/x.toml")
+    package = survey(checkout, tmp_path / "own")
+    assert set(package.files) == {*CODE, *BESIDE, "findings/own_edema.toml"}
+    assert package.files["findings/own_edema.toml"] == tmp_path / "own" / "own_edema.toml"
+    write(tmp_path / "own", "settings.toml", text='password = "x"')
+    with pytest.raises(ValueError, match="settings.toml"):  # no finding: it does not travel under that name
+        survey(checkout, tmp_path / "own")
+
+
+def test_what_is_sent_is_said_before_it_is_sent(checkout):
+    said = "\n".join(package_lines(survey(checkout), 1000))
+    assert "models: 1 .py; orchestrator: 1 .py; pathologies: 1 .py, 1 .toml" in said
+    assert all(name in said for name in BESIDE)
+    assert "Not sent: models/token.txt (neither code nor package data)" in said
+    assert f"Upload: {len(CODE) + len(BESIDE)} files, " in said
 
 
 def test_the_same_files_give_the_same_bytes(checkout, tmp_path):
@@ -52,62 +85,100 @@ def test_the_same_files_give_the_same_bytes(checkout, tmp_path):
     sizes = [pack(survey(checkout), archive) for archive in archives]
     assert sizes == [archive.stat().st_size for archive in archives]
     assert archives[0].read_bytes() == archives[1].read_bytes()
-    with zipfile.ZipFile(archives[0]) as archive:
-        assert set(archive.namelist()) == set(survey(checkout).files)
-        assert archive.read("models/job.py") == b"x"
-
-
-def test_over_the_limit_the_largest_files_are_named(checkout, tmp_path, monkeypatch):
-    monkeypatch.setattr("orchestrator.packing.LIMIT_BYTES", 10)
-    with pytest.raises(ValueError, match=r"would be .* MiB; at most .*rayignore"):
-        pack(survey(checkout), tmp_path / "a.zip")
 
 
 def test_an_installed_hilum_sends_its_packages_alone(checkout):
-    (checkout / "pyproject.toml").unlink()
-    assert set(survey(checkout).files) == {"orchestrator/cli.py", "models/job.py"}
+    for name in BESIDE:
+        (checkout / name).unlink()
+    assert set(survey(checkout).files) == set(CODE)
 
 
-def test_hidden_packages_are_noticed(checkout):
-    write(checkout, ".rayignore", text="/orchestrator/\n")
+def test_a_folder_without_the_packages_is_a_sentence(checkout):
+    shutil.rmtree(checkout / "orchestrator")
     with pytest.raises(ValueError, match="does not hold hilum's packages"):
         survey(checkout)
 
 
-def test_this_checkout_is_small():
+def test_what_travels_is_what_is_installed():
+    """A new kind of package data has to be named in both places."""
+    settings = tomllib.loads((PROJECT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
+    data = settings["package-data"]
+    assert {name: {f"*{kind}" for kind in kinds if kind != ".py"} for name, kinds in PACKAGES.items()} == {
+        name: set(data.get(name, ())) for name in settings["packages"]
+    }
     package = survey(PROJECT)
-    assert package.size < 50 * 2**20
-    assert {"orchestrator/cli.py", "models/job.py", "pathologies/edema.toml"} <= set(package.files)
+    assert {"orchestrator/cli.py", "models/job.py", "pathologies/edema.toml", *BESIDE} <= set(package.files)
+    assert package.size < 5 * 2**20
 
 
-def test_a_driver_sends_the_checkout_along_unless_its_job_has_brought_it(monkeypatch):
+def test_rays_own_upload_of_the_checkout_leaves_the_same_behind(checkout):
+    """`ray job submit --working-dir .` by hand, which reads .rayignore with Ray's own matcher."""
+    from ray._private.runtime_env.packaging import get_excludes_from_ignore_files
+
+    shutil.copy(PROJECT / ".rayignore", checkout)
+    hides = get_excludes_from_ignore_files(checkout, include_gitignore=True)
+    hidden = {path for path in checkout.rglob("*") if any(one(path) for one in hides)}
+    left = [path.relative_to(checkout).as_posix() for path in checkout.rglob("*")
+            if path.is_file() and not hidden & {path, *path.parents}]  # fmt: skip
+    assert {*CODE, *BESIDE} <= set(left)
+    assert not set(left) - {*CODE, *BESIDE, "models/passwords.py"}
+
+
+def test_a_driver_sends_the_code_along_unless_its_job_has_brought_it(monkeypatch, tmp_path):
     monkeypatch.delenv(cluster.JOB_MARK, raising=False)
-    sent = cluster._code()["runtime_env"]
-    assert sent["working_dir"] == str(PROJECT)
-    assert {".git", ".venv", "/data", "/runs"} <= set(sent["excludes"])
+    sent = cluster._code(tmp_path)["runtime_env"]["working_dir"]
+    with zipfile.ZipFile(sent) as archive:
+        assert set(archive.namelist()) == set(survey(PROJECT).files)
     monkeypatch.setenv(cluster.JOB_MARK, "{}")
-    assert cluster._code() == {}
+    assert cluster._code(tmp_path) == {}
 
 
 # -- words
 
 
-def test_relative_paths_become_absolute_unless_they_travel_along(tmp_path, monkeypatch):
-    package = survey(PROJECT)
-    words = ["train", "data", "--out=../run", "--findings", "pathologies", "--set", "epochs=3", "--targets", "edema"]
-    monkeypatch.chdir(PROJECT)
-    checked, moved = submit.checked_words(words, package)
-    assert checked == ["train", str(PROJECT / "data"), f"--out={PROJECT.parent / 'run'}", "--findings", "pathologies",
-                       "--set", "epochs=3", "--targets", "edema"]  # fmt: skip
-    assert moved == ["../run", "data"]
+def test_a_command_without_relative_paths_goes_as_it_is():
+    words = ["train", "/shared/data", "--out=s3://bucket/run", "--set", "epochs=3", "--set", "pretrained=true",
+             "--targets", "edema", "--set", "init=/shared/run/edema"]  # fmt: skip
+    assert submit.checked_words(words) == (words, None)
+
+
+def test_a_folder_of_findings_is_taken_along_and_named_as_it_is_called_there(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert submit.checked_words(["train", "/data", "--out", "pathologies"], package)[0][-1] == f"{tmp_path}/pathologies"
+    (tmp_path / "own").mkdir()
+    words = ["train", "/data", "--out", "/run", "--targets", "own"]
+    checked, findings = submit.checked_words([*words, "--findings", "own"])
+    assert (checked, findings) == ([*words, "--findings", "findings"], Path("own"))
+    assert submit.checked_words([*words, "--findings=own/"]) == ([*words, "--findings=findings"], Path("own"))
+    assert submit.checked_words([*words, "--findings", "/there"]) == ([*words, "--findings", "/there"], None)
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["train", "data", "--out", "/run"], "data"),
+        (["train", "/data", "--out=../run"], "../run"),
+        (["predict", "/bundle", "films/*.png", "--out", "/p.csv"], "films/*.png"),
+        (["predict", "/bundle", "/films"], "predictions.csv"),  # where it writes by itself
+        (["demo"], "demo"),
+        (["train", "/data", "--out", "/run", "--set", "init=run/edema"], "run/edema"),
+        (["train", "/data", "--out", "/run", "--set", "pretrained=w.pth"], "w.pth"),
+        (["train", "/data", "--out", "/run", "--set", "backbone=local-dir:net"], "net"),
+        (["prepare", "table", "--labels", "/l.csv", "--images", "/i", "--out", "/o", "--option", "mapping=m.toml"],
+         "m.toml"),
+    ],
+)  # fmt: skip
+def test_a_relative_path_that_does_not_travel_is_refused(words, named, tmp_path, monkeypatch):
+    write(tmp_path, "m.toml")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=rf"not sent.*{re.escape(named)}.*absolute") as told:
+        submit.checked_words(words)
+    assert str(Path(named).absolute()) in str(told.value)
 
 
 @pytest.mark.parametrize("words", [[], ["tarin", "data"], ["submit", "--", "train"], ["--out", "x"]])
 def test_what_is_no_command_for_a_cluster_is_refused_before_anything_is_sent(words):
     with pytest.raises(ValueError, match=r"no command for a cluster. Known: .*train"):
-        submit.checked_words(words, survey(PROJECT))
+        submit.checked_words(words)
 
 
 def test_a_mistake_in_the_command_is_found_here(tmp_path):
@@ -200,8 +271,8 @@ def test_a_cluster_that_is_still_starting_is_waited_for(tmp_path, monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def dashboard():
-    """Two raylets on loopback, the head without CPUs for trainings, and a dashboard."""
+def raylets():
+    """Two on loopback, the head without CPUs for trainings, and a dashboard."""
     pytest.importorskip("aiohttp", reason="jobs need ray[default]")
     import socket
 
@@ -222,9 +293,30 @@ def dashboard():
         try:
             # On one machine two raylets share a folder, and the second would unpack a job over the first's head.
             two.add_node(num_cpus=1, runtime_env_dir_name="resources2", **small)
-            yield f"http://{two.webui_url}"
+            yield two
         finally:
             two.shutdown()
+
+
+@pytest.fixture
+def dashboard(raylets):
+    return f"http://{raylets.webui_url}"
+
+
+@pytest.mark.ray
+def test_a_driver_that_connects_ships_the_same_files(raylets):
+    code = """
+import os, sys
+from orchestrator.cluster import connected
+with connected(sys.argv[1]) as ray:
+    look = ray.remote(lambda: [os.path.join(at, name)[2:] for at, _, names in os.walk(".") for name in names])
+    print(*ray.get(look.remote()), sep="\\n")
+"""
+    words = [sys.executable, "-c", code, raylets.address]
+    done = subprocess.run(words, cwd=PROJECT, env=quiet_environment(), capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    there = {name for name in done.stdout.split() if "__pycache__" not in name}
+    assert there == set(survey(PROJECT).files)
 
 
 @pytest.mark.ray
@@ -242,8 +334,7 @@ def test_a_job_on_two_raylets(dashboard, tmp_path):
     assert "2 answer" in log
     assert "written and read from every node" in log
     assert "problem  requests" in other_log
-    assert "Left out (default): " in notes
-    assert ".git" in notes
+    assert "Sent: models: " in notes
     assert "Upload: " in notes
 
     client = submit.connect(dashboard)
@@ -262,3 +353,26 @@ def test_a_job_on_two_raylets(dashboard, tmp_path):
     job = submit.submit(client, request)
     wait_for(lambda: client.get_job_status(job).value in ("RUNNING", *submit.ENDED))
     assert submit.stop(client, job) in ("STOPPED", "SUCCEEDED")
+
+
+@pytest.mark.ray
+def test_a_job_is_followed_on_though_the_way_to_the_real_job_server_is_cut(dashboard, monkeypatch):
+    code = "import sys, time\nfor i in range(12): print('line', i, flush=True); time.sleep(0.5)\nsys.exit(7)"
+    way = Proxy(int(dashboard.rsplit(":", 1)[1]))
+    client = submit.connect(f"http://127.0.0.1:{way.port}")
+    job = client.submit_job(entrypoint=f"exec {sys.executable} -c {shlex.quote(code)}")
+    log, told = [], []
+
+    def write(text):
+        log.append(text)
+        if "line 3" in text:
+            way.cut()
+            threading.Timer(2, way.mend).start()
+
+    try:
+        assert submit.follow(client, job, write, told.append) == 7
+    finally:
+        way.close()
+    assert re.findall(r"line (\d+)", "".join(log)) == [str(number) for number in range(12)]
+    assert len(told) == 2
+    assert "lost" in told[0]
