@@ -10,6 +10,7 @@ import json
 import math
 import os
 import secrets
+import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -128,6 +129,14 @@ def remove_temporaries(folder: Path) -> None:
     """Remove what a killed writer left in `folder`. Only for one who knows that nobody is writing there now."""
     for path in folder.glob(f"{TEMPORARY_PREFIX}*"):
         path.unlink(missing_ok=True)
+
+
+def remove_folder(folder: Path) -> None:
+    """Remove `folder` with all that is in it; no reader sees half of it, even if the removal is cut short."""
+    away = folder.with_name(f"{TEMPORARY_PREFIX}{secrets.token_hex(6)}")
+    with contextlib.suppress(FileNotFoundError):
+        os.replace(folder, away)
+        shutil.rmtree(away)
 
 
 def _sync(path: Path) -> None:

@@ -61,7 +61,7 @@ class Mirror:
     def pull(self, folder: str = "") -> list[str]:
         """Fetch what is new or changed in `folder`, markers last; returns the names. Remove what is gone there."""
         listed = self.store.list(folder)
-        there = {name: entry for name, entry in listed.items() if not name.rpartition("/")[2].startswith(".")}
+        there = {name: entry for name, entry in listed.items() if not _hidden(name)}
         fetched = []
         for names in _in_turns(name for name, entry in there.items() if self._is_new(name, entry)):
             with _helpers(names) as run:
@@ -156,8 +156,9 @@ class Mirror:
     def _files(self, folder: str) -> Iterator[tuple[str, Path]]:
         above = self.root / folder
         for path in [above] if above.is_file() else sorted(above.rglob("*")):
-            if path.is_file() and not path.name.startswith(".") and path.name not in LOCAL_ONLY:
-                yield path.relative_to(self.root).as_posix(), path
+            name = path.relative_to(self.root).as_posix()
+            if path.is_file() and not _hidden(name) and path.name not in LOCAL_ONLY:
+                yield name, path
 
 
 def signature(path: Path) -> Signature | None:
@@ -167,6 +168,11 @@ def signature(path: Path) -> Signature | None:
     except FileNotFoundError:
         return None
     return stat.st_ino, stat.st_mtime_ns, stat.st_size
+
+
+def _hidden(name: str) -> bool:
+    """A lease, or a file or folder under its temporary name."""
+    return name.startswith(".") or "/." in name
 
 
 def _in_turns(names: Iterable[str]) -> list[list[str]]:

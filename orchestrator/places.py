@@ -223,6 +223,18 @@ def address(folder: Path) -> str:
     return origin_of(folder) or str(Path(folder).resolve())
 
 
+def names_below(folder: Path) -> set[str]:
+    """The files in `folder`, those in the storage that were not fetched too; names start from there."""
+    folder = Path(folder)
+    names = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    found = _work_of(folder)
+    if found:
+        root, work = found
+        above = f"{_folder(root, folder)}/".lstrip("/")
+        names |= {name.removeprefix(above) for name in work.mirror.known if name.startswith(above)}
+    return names
+
+
 def publish(path: Path) -> None:
     """Send what this driver changed at or below `path`. Errors: LeaseLost; StorageError when that stays away."""
     found = _work_of(path)
