@@ -24,7 +24,7 @@ from orchestrator.effort import longest_first
 from orchestrator.environment import process_environment
 from orchestrator.lifeline import Lifeline
 from orchestrator.memory import estimate
-from orchestrator.places import address, publish, refresh
+from orchestrator.places import address, publish, refresh, stop_waiting
 from orchestrator.plan import Job, TrainRequest, plan_run
 from orchestrator.retries import INTERRUPTED, Retries
 from orchestrator.rounds import whole_rounds
@@ -79,6 +79,7 @@ def _run_on_ray(ray: ModuleType, request: TrainRequest, run: RunPaths, on_event:
             running[submit(job)] = job
         _follow(ray, run, running, watches, on_event, submit)
     except KeyboardInterrupt:
+        stop_waiting(run.root)
         ask_to_end(ray, running, GRACE_SECONDS)
         raise
     finally:

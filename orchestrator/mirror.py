@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from models.paths import TEMPORARY_PREFIX
+from orchestrator.lease import Lease
 from orchestrator.storage import THREADS, Entry, Store, Tag
 
 MARKERS = ("manifest.json", "bundle.json", "outcome.json")
@@ -52,10 +53,22 @@ class Known:
 
 
 class Mirror:
-    """Not for several threads at once, except where each one works on folders of its own."""
+    """Not for several threads at once, except where each one works on folders of its own.
 
-    def __init__(self, store: Store, root: Path, wanted: Wanted = everything) -> None:
+    With a `lease` nothing is sent or removed unless it is held. `sole_writer`: nobody but its holder writes here, so a
+    marker or small object that this mirror has not seen is its successor's and stays.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        root: Path,
+        wanted: Wanted = everything,
+        lease: Lease | None = None,
+        sole_writer: bool = False,
+    ) -> None:
         self.store, self.root, self.wanted = store, root, wanted
+        self.lease, self.sole_writer = lease, sole_writer
         self.known: dict[str, Known] = {}
 
     def pull(self, folder: str = "") -> list[str]:
@@ -77,7 +90,7 @@ class Mirror:
     def push(self, folder: str = "", but: tuple[str, ...] = (), removing: bool = True) -> list[str]:
         """Send what is new or changed in `folder`, markers last; with `removing`, remove there what was removed here.
 
-        Files called as in `but` stay here. Returns the names that were sent.
+        Files called as in `but` stay here. Returns the names that were sent. Errors: LeaseLost.
         """
         here = {name: path for name, path in self._files(folder) if path.name not in but}
         gone = self._gone(folder, here) if removing else []
@@ -114,11 +127,39 @@ class Mirror:
         before = signature(path)
         if before is None:  # removed since it was listed
             return
+        self._confirm()
         try:
-            tag = self.store.write(name, path if before[2] > SMALL_BYTES else path.read_bytes())
+            if self.sole_writer and (before[2] <= SMALL_BYTES or name.endswith(MARKERS)):
+                tag = self._write_over_seen(name, path.read_bytes())
+            else:
+                tag = self.store.write(name, path if before[2] > SMALL_BYTES else path.read_bytes())
         except FileNotFoundError:
             return
         self.known[name] = Known(tag=tag, signature=before)
+
+    def _confirm(self) -> None:
+        if self.lease:
+            self.lease.confirm()
+
+    def _write_over_seen(self, name: str, content: bytes) -> Tag:
+        """Over the object that was seen when it was pulled, or where there was none. Errors: LeaseLost."""
+        seen = self.known.get(name)
+        if seen is None:
+            tag = self.store.create(name, content)
+        else:
+            now = self._look(name)[1]
+            tag = self.store.replace(name, content, now) if _plain(now) == seen.tag else None
+        if tag is None:  # a write that is sent twice, its answer having been lost, is refused the second time
+            there, now = self._look(name)
+            if there != content:
+                raise self.lease.loss()
+        return _plain(tag or now)
+
+    def _look(self, name: str) -> tuple[bytes | None, Tag]:
+        try:
+            return self.store.read(name)
+        except FileNotFoundError:
+            return None, ""
 
     @contextlib.contextmanager
     def _held(self, names: list[str]) -> Iterator[dict[str, Path]]:
@@ -146,6 +187,7 @@ class Mirror:
 
     def _forget(self, names: list[str]) -> None:
         if names:
+            self._confirm()
             self.store.delete(names)
             for name in names:
                 self.known.pop(name, None)
@@ -170,6 +212,11 @@ def signature(path: Path) -> Signature | None:
     return stat.st_ino, stat.st_mtime_ns, stat.st_size
 
 
+def _plain(tag: Tag) -> Tag:
+    """As a listing tells it."""
+    return tag.partition("|")[0]
+
+
 def _hidden(name: str) -> bool:
     """A lease, or a file or folder under its temporary name."""
     return name.startswith(".") or "/." in name
@@ -188,8 +235,11 @@ def _helpers(names: list[str]) -> Iterator[Callable]:
     if len(names) == 1:
         yield map
         return
-    with ThreadPoolExecutor(THREADS) as pool:
+    pool = ThreadPoolExecutor(THREADS)
+    try:
         yield pool.map
+    finally:
+        pool.shutdown(cancel_futures=True)  # after an error the others need not be tried
 
 
 def _inside(name: str, folder: str) -> bool:
