@@ -176,7 +176,8 @@ def _below(name: str) -> property:
 
 
 class DatasetPaths(_Folder):
-    """A prepared data set; complete once `manifest` exists. `shards` and `lock` belong to a prepare under way."""
+    """A prepared data set; complete once `manifest` exists. `shards` and `lock` belong to a prepare under way,
+    `merging` to a merge."""
 
     labels = _below("labels.parquet")
     images = _below("images.u8")
@@ -185,6 +186,7 @@ class DatasetPaths(_Folder):
     manifest = _below("manifest.json")
     shards = _below("shards")
     lock = _below("shards/lock")
+    merging = _below("merging.lock")
 
 
 class AttemptPaths(_Folder):

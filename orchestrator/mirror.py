@@ -23,7 +23,7 @@ from orchestrator.storage import THREADS, Entry, Store, Tag
 MARKERS = ("manifest.json", "bundle.json", "outcome.json")
 CHECKPOINT = ".ckpt"
 CLAIM = "claim.json"  # in an attempt's folder: who took the number
-LOCAL_ONLY = ("run.lock",)
+LOCAL_ONLY = ("run.lock", "merging.lock")
 SMALL = (".json", ".jsonl", ".npz", ".toml", ".csv", ".txt")
 SMALL_BYTES = 2**20
 Signature = tuple[int, int, int]
@@ -42,6 +42,11 @@ def small_files(name: str) -> bool:
 def no_checkpoints(name: str) -> bool:
     """What is read of a finished run: attempts only tell their history."""
     return "attempts/" not in name or name.endswith(SMALL)
+
+
+def no_networks(name: str) -> bool:
+    """What is read of a finished run to judge its stored predictions."""
+    return no_checkpoints(name) and not name.endswith(".safetensors")
 
 
 @dataclass(kw_only=True)

@@ -122,14 +122,14 @@ def _keep_publishing(root: Path, ended: threading.Event) -> None:
 
 
 @contextlib.contextmanager
-def reading_run(place: Path | str | None, folder: str = "") -> Iterator[Path | None]:
+def reading_run(place: Path | str | None, folder: str = "", wanted: Wanted = no_checkpoints) -> Iterator[Path | None]:
     """A run, or `folder` of it, to read; without checkpoints."""
     place = place if place is None else parse_place(place)
     if not is_remote(place):
         yield place
         return
     with scratch("reading") as root, _named(root, place):
-        if not Mirror(Store(place).check(), root, no_checkpoints).pull(folder):
+        if not Mirror(Store(place).check(), root, wanted).pull(folder):
             raise FileNotFoundError(f"There is nothing at {join(place, folder).rstrip('/')}. Correct the URI.")
         with _standing_for(root, place):
             yield root
