@@ -10,6 +10,7 @@ import json
 import math
 import os
 import secrets
+import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -141,6 +142,14 @@ def remove_temporaries(folder: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def remove_folder(folder: Path) -> None:
+    """Remove `folder` with all that is in it; no reader sees half of it, even if the removal is cut short."""
+    away = folder.with_name(f"{TEMPORARY_PREFIX}{secrets.token_hex(6)}")
+    with contextlib.suppress(FileNotFoundError):
+        os.replace(folder, away)
+        shutil.rmtree(away)
+
+
 def _sync(path: Path) -> None:
     with path.open("rb+") as file:
         os.fsync(file.fileno())
@@ -178,7 +187,8 @@ def _below(name: str) -> property:
 
 
 class DatasetPaths(_Folder):
-    """A prepared data set; complete once `manifest` exists. `shards` and `lock` belong to a prepare under way."""
+    """A prepared data set; complete once `manifest` exists. `shards` and `lock` belong to a prepare under way,
+    `merging` to a merge."""
 
     labels = _below("labels.parquet")
     images = _below("images.u8")
@@ -187,6 +197,7 @@ class DatasetPaths(_Folder):
     manifest = _below("manifest.json")
     shards = _below("shards")
     lock = _below("shards/lock")
+    merging = _below("merging.lock")
 
 
 class AttemptPaths(_Folder):

@@ -1,6 +1,6 @@
 """The label audit as pictures: bars before and after the contract, and which findings come together.
 
-Goes in: the report of `pathologies.audit.audit_labels`. Comes out: PNG files in a folder. Called by
+Goes in: the report of `pathologies.audit.audit_labels`. Comes out: PNG files in a folder, whole or absent. Called by
 `hilum labels audit --pictures DIR`.
 """
 
@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from models.paths import publishing
 from pathologies.errors import InputError
 
 BEFORE = {
@@ -28,12 +29,12 @@ def write_audit_pictures(report: Mapping, folder: Path) -> list[Path]:
     if not report["findings"]:
         raise InputError("The audit has no findings, so there is nothing to draw. Audit a file with label columns.")
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     written = []
     for name, draw in (("labels.png", _labels_figure), ("cooccurrence.png", _cooccurrence_figure)):
         figure = draw(report)
         FigureCanvasAgg(figure)
-        figure.savefig(folder / name, dpi=120)
+        with publishing(folder / name) as temporary:
+            figure.savefig(temporary, dpi=120)
         written.append(folder / name)
     return written
 

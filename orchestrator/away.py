@@ -24,7 +24,7 @@ from models.paths import TargetPaths
 from orchestrator.mirror import CHECKPOINT, CLAIM, Mirror, small_files
 from orchestrator.scratch import scratch
 from orchestrator.staging import stage_dataset
-from orchestrator.storage import LONGEST_PAUSE, Entry, StorageError, Store, insist
+from orchestrator.storage import LONGEST_PAUSE, SHORT_PATIENCE, Entry, StorageError, Store, insist
 
 log = logging.getLogger(__name__)
 LOOK_SECONDS = 0.5  # how often the folder is looked at
@@ -65,6 +65,7 @@ def train_away(
             return result["status"] if sender.finish() else "superseded"
         except KeyboardInterrupt:  # asked to end: the checkpoint that was just written should arrive
             sender.stop()
+            mirror.store = Store(target, patience=SHORT_PATIENCE)
             with contextlib.suppress(StorageError):
                 sender.send()
             raise

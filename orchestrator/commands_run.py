@@ -42,7 +42,9 @@ def train(
     shared: Annotated[
         bool, Option("--shared", help="Train one network for all the targets, in RUN/shared, and not one for each.")
     ] = False,
-    force: Annotated[bool, Option("--force", help="Train a finished target again if its settings changed.")] = False,
+    force: Annotated[
+        bool, Option("--force", help="Train a target anew whose settings changed: what it had learnt is removed.")
+    ] = False,
     tuned: Annotated[
         Path | None, Option(help="A run of `hilum tune`: its settings, below those of --set.", parser=place)
     ] = None,

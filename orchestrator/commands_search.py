@@ -59,7 +59,7 @@ def tune(
 
 
 def lr_find(
-    dataset: Annotated[Path, Argument(help="A prepared data set.")],
+    dataset: Annotated[Path, Argument(help="A prepared data set.", parser=place)],
     target: Annotated[str, Option(help="The finding.")],
     set_: Annotated[
         list[str] | None, Option("--set", help="name=value of any training setting; may be repeated.")
@@ -73,15 +73,15 @@ def lr_find(
     """Try rising learning rates on part train and suggest one; nothing is trained or changed."""
     from models.config import parse_settings
     from models.rate_range import Ramp
+    from orchestrator.places import reading_dataset
     from orchestrator.rate_finder import RateRequest, check_outputs, find_rate, suggestions, write_result
 
     check_outputs(out or [])
     ramp = Ramp(low=low, high=high, steps=steps)
-    request = RateRequest(
-        dataset=dataset, target=target, settings=parse_settings(set_ or []), ramp=ramp, findings=findings
-    )
-    with progress_bar("raising the rate") as bar:
+    settings = parse_settings(set_ or [])
+    with reading_dataset(dataset) as data, progress_bar("raising the rate") as bar:
         task = bar.add_task("steps", total=None)
+        request = RateRequest(dataset=data, target=target, settings=settings, ramp=ramp, findings=findings)
         result = find_rate(request, lambda done, total: bar.update(task, completed=done, total=total))
     rows, notes = suggestions(result)
     show_table(("learning rate", result.slug), rows)

@@ -53,6 +53,7 @@ def longest_first(jobs: Sequence[Job]) -> list[Job]:
     def left(job: Job) -> float:
         films, watched, predicted = counted[job.name]
         seconds, done = measured[job.name]
+        done = 0 if job.replace_earlier else done
         film = seconds / films if seconds else rate * costs[job.name]
         return film * trained_films(job.config, films, watched, predicted, max(job.config.epochs - done, 0))
 

@@ -5,6 +5,7 @@ the executor. Called by `hilum train`. `--inline` runs the same function in this
 """
 
 import contextlib
+import dataclasses
 import fcntl
 import logging
 import os
@@ -23,7 +24,7 @@ from orchestrator.effort import longest_first
 from orchestrator.environment import process_environment
 from orchestrator.lifeline import Lifeline
 from orchestrator.memory import estimate
-from orchestrator.places import address, publish, refresh
+from orchestrator.places import address, publish, refresh, stop_waiting
 from orchestrator.plan import Job, TrainRequest, plan_run
 from orchestrator.retries import INTERRUPTED, Retries
 from orchestrator.rounds import whole_rounds
@@ -70,21 +71,30 @@ def _run_on_ray(ray: ModuleType, request: TrainRequest, run: RunPaths, on_event:
     _announce(jobs, on_event)
     before = _resident_bytes()
     record(run, {"event": "begin", "jobs": [job.name for job in waiting], "driver_bytes": before})
-    submit, running = Submission(ray, request, gpus), {}
-    watches = {job.name: Watch(job) for job in waiting}
+    submit, running, watches = Submission(ray, request, gpus), {}, {}
     try:
         for job in waiting:
-            job.paths.outcome.unlink(missing_ok=True)
-            publish(job.paths.root)
+            job = _begin(job)
+            watches[job.name] = Watch(job)
             running[submit(job)] = job
         _follow(ray, run, running, watches, on_event, submit)
     except KeyboardInterrupt:
+        stop_waiting(run.root)
         ask_to_end(ray, running, GRACE_SECONDS)
         raise
     finally:
         end_tasks(ray, running)  # only after an interrupt or an error is anything left
         record(run, {"event": "end", "driver_bytes": _resident_bytes(), "driver_growth": _resident_bytes() - before})
     return jobs
+
+
+def _begin(job: Job) -> Job:
+    """Its folder is ready for a training: nothing of one with other settings, and no outcome of an earlier try."""
+    if job.replace_earlier:
+        job.replace_earlier()
+    job.paths.outcome.unlink(missing_ok=True)
+    publish(job.paths.root)
+    return dataclasses.replace(job, replace_earlier=None)
 
 
 class Submission:
@@ -193,9 +203,7 @@ def _finished(run: RunPaths, job: Job, on_event: OnEvent) -> None:
 def _run_inline(request: TrainRequest, run: RunPaths, jobs: list[Job], on_event: OnEvent) -> None:
     retries, waiting = Retries(), [job for job in jobs if not job.finished]
     while waiting:
-        job = waiting.pop(0)
-        job.paths.outcome.unlink(missing_ok=True)
-        publish(job.paths.root)
+        job = _begin(waiting.pop(0))
         on_event({"event": "started", "job": job.name, "attempt": None})
 
         def on_epoch(row: dict[str, Any], job: Job = job) -> None:

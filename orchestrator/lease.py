@@ -26,6 +26,7 @@ NAME = ".lease"
 RENEW = 10.0
 EXPIRY = 60.0
 LOOK = 1.0
+RELEASE = 5.0  # seconds at most, twice, for letting go
 
 
 class LeaseLost(InputError):
@@ -52,11 +53,13 @@ class Lease:
         return self
 
     def __exit__(self, kind: type | None, value: BaseException | None, trace: TracebackType | None) -> None:
+        """Let go of it, unless the storage does not answer soon: it ends by itself."""
         self.ended.set()
-        self.thread.join()
-        if not self.lost:
-            with contextlib.suppress(StorageError):  # it ends by itself
-                self.store.replace(NAME, json.dumps({"owner": None, "by": self.token}).encode(), self.tag)
+        self.thread.join(RELEASE)
+        if not (self.lost or self.thread.is_alive()):
+            with contextlib.suppress(StorageError):
+                quick = Store(self.store.uri, RELEASE, RELEASE)
+                quick.replace(NAME, json.dumps({"owner": None, "by": self.token}).encode(), self.tag)
 
     def require(self) -> None:
         """Errors: LeaseLost. After a sleep it is renewed first: somebody may have taken it over meanwhile."""
@@ -64,10 +67,22 @@ class Lease:
             with contextlib.suppress(StorageError):
                 self._renew()
         if self.lost:
-            raise LeaseLost(
-                f"Another hilum command has taken over {self.store.uri}, since this one had not been heard of for "
-                f"{self.expiry:.0f} s. This one stops; what it has finished is kept."
-            )
+            raise self.loss()
+
+    def confirm(self) -> None:
+        """As `require`, for what cannot be taken back: where it is not known whether the lease is held, it is not.
+
+        Errors: LeaseLost; StorageError.
+        """
+        if not self.lost and _now() - self.renewed > self.expiry / 2:
+            self._renew()
+        self.require()
+
+    def loss(self) -> LeaseLost:
+        return LeaseLost(
+            f"Another hilum command has taken over {self.store.uri}, since this one had not been heard of for "
+            f"{self.expiry:.0f} s. This one stops; what it has finished is kept."
+        )
 
     def _acquire(self) -> None:
         seen, since = "", _now()

@@ -4,19 +4,29 @@ In: DATASET folders of one size. Out: a DATASET folder in which a finding that o
 its films; the same film in two parts is dropped from the later one. Called by `hilum merge`.
 """
 
+import contextlib
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from models.paths import DatasetPaths, publishing, to_plain, write_json
+from models.paths import (
+    TEMPORARY_PREFIX,
+    DatasetPaths,
+    publishing,
+    read_json,
+    remove_temporaries,
+    to_plain,
+    write_json,
+)
 from orchestrator.dataset import FORMAT, SEAL, Dataset, hash_file, load_dataset, manifest_hash
 from orchestrator.manifest import describe_pixels, describe_rows
 from orchestrator.prepare import write_tables
+from orchestrator.scratch import locked
 from pathologies.errors import InputError
 from pathologies.leaks import Leaks, find_leaks
 from pathologies.merge import Merged, MergeInput, merge_frames
@@ -27,16 +37,53 @@ ALIKE = ("size", "letterbox", "intensity")
 
 
 def merge(inputs: Sequence[Path], out: Path, on_event: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
-    """Write the joined data set and return its manifest. InputError for data sets that do not go together."""
+    """Write the joined data set and return its manifest. InputError for data sets that do not go together.
+
+    After a kill the same command starts again; onto what it has finished it does nothing.
+    """
     datasets = [load_dataset(path) for path in inputs]
     _require_alike(datasets)
     paths = DatasetPaths(out)
-    if paths.root.exists() and any(paths.root.iterdir()):
-        raise InputError(f"--out {out} is not empty. Give a new folder.")
+    _require_usable(paths, datasets)
     merged = merge_frames([_input(dataset) for dataset in datasets])
     for note in merged.notes:
         on_event({"event": "note", "message": note})
-    paths.root.mkdir(parents=True, exist_ok=True)
+    with _alone(paths):
+        if paths.manifest.exists():  # another has just finished it, or this one was killed just after
+            _require_usable(paths, datasets)
+            manifest = read_json(paths.manifest)
+        else:
+            remove_temporaries(paths.root)
+            manifest = _make(datasets, merged, paths, on_event)
+        paths.merging.unlink(missing_ok=True)
+    return manifest
+
+
+def _require_usable(paths: DatasetPaths, datasets: list[Dataset]) -> None:
+    """InputError unless the folder is new, or this command has finished it, or a killed merge has left it."""
+    there = {path.name for path in paths.root.iterdir()} if paths.root.exists() else set()
+    if paths.manifest.exists():
+        usable = read_json(paths.manifest).get("merged_from") == to_plain(_origins(datasets))
+    else:
+        own = {path.name for path in (paths.labels, paths.images, paths.split, paths.rejected, paths.merging)}
+        left = paths.merging.name in there
+        usable = not there or (left and all(name in own or name.startswith(TEMPORARY_PREFIX) for name in there))
+    if not usable:
+        raise InputError(f"--out {paths.root} is not empty. Give a new folder.")
+
+
+@contextlib.contextmanager
+def _alone(paths: DatasetPaths) -> Iterator[None]:
+    """The lock is the marker: what lies beside it was left by a merge, and whoever holds it may write it again."""
+    with locked(paths.merging, wait=False) as mine:
+        if mine is None:
+            raise InputError(f"Another hilum merge is working on {paths.root}. Wait for it, or give another --out.")
+        yield
+
+
+def _make(
+    datasets: list[Dataset], merged: Merged, paths: DatasetPaths, on_event: Callable[[dict[str, Any]], None]
+) -> dict[str, Any]:
     images_sha256 = _join(datasets, paths.images, np.ones(len(merged.frame), bool))
     leaks = _leaks(datasets, merged, paths)
     rejected = _rejected(datasets, leaks)
@@ -105,19 +152,23 @@ def _rejected(datasets: list[Dataset], leaks: Leaks) -> pd.DataFrame:
 
 def _describe(datasets: list[Dataset], merged: Merged, frame: pd.DataFrame, parts: np.ndarray) -> dict[str, Any]:
     first = datasets[0].manifest
-    kept = ("labels_sha256", "images_sha256", "split_hash", "source", "fractions", "seed", "fold")
     facts = describe_rows(frame, parts, merged.findings)
     return {
         **facts,
         "format": FORMAT,
         "source": "merged",
         "sources": {name: list(slugs) for name, slugs in merged.sources.items()},
-        "merged_from": [
-            {"label_codes": dataset.manifest.get("label_codes"), **{name: dataset.manifest[name] for name in kept}}
-            for dataset in datasets
-        ],
+        "merged_from": _origins(datasets),
         **{name: first[name] for name in (*ALIKE, "fractions", "seed", "fold")},
         "label_file_sha256": None,
         "filters": {},
         "dropped": {},
     }
+
+
+def _origins(datasets: list[Dataset]) -> list[dict[str, Any]]:
+    kept = ("labels_sha256", "images_sha256", "split_hash", "source", "fractions", "seed", "fold")
+    return [
+        {"label_codes": dataset.manifest.get("label_codes"), **{name: dataset.manifest[name] for name in kept}}
+        for dataset in datasets
+    ]

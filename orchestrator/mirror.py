@@ -17,12 +17,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from models.paths import TEMPORARY_PREFIX
+from orchestrator.lease import Lease
 from orchestrator.storage import THREADS, Entry, Store, Tag
 
 MARKERS = ("manifest.json", "bundle.json", "outcome.json")
 CHECKPOINT = ".ckpt"
 CLAIM = "claim.json"  # in an attempt's folder: who took the number
-LOCAL_ONLY = ("run.lock",)
+LOCAL_ONLY = ("run.lock", "merging.lock")
 SMALL = (".json", ".jsonl", ".npz", ".toml", ".csv", ".txt")
 SMALL_BYTES = 2**20
 Signature = tuple[int, int, int]
@@ -43,6 +44,11 @@ def no_checkpoints(name: str) -> bool:
     return "attempts/" not in name or name.endswith(SMALL)
 
 
+def no_networks(name: str) -> bool:
+    """What is read of a finished run to judge its stored predictions."""
+    return no_checkpoints(name) and not name.endswith(".safetensors")
+
+
 @dataclass(kw_only=True)
 class Known:
     """An object as this mirror knows it; `signature` is None where it was not fetched."""
@@ -52,16 +58,28 @@ class Known:
 
 
 class Mirror:
-    """Not for several threads at once, except where each one works on folders of its own."""
+    """Not for several threads at once, except where each one works on folders of its own.
 
-    def __init__(self, store: Store, root: Path, wanted: Wanted = everything) -> None:
+    With a `lease` nothing is sent or removed unless it is held. `sole_writer`: nobody but its holder writes here, so a
+    marker or small object that this mirror has not seen is its successor's and stays.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        root: Path,
+        wanted: Wanted = everything,
+        lease: Lease | None = None,
+        sole_writer: bool = False,
+    ) -> None:
         self.store, self.root, self.wanted = store, root, wanted
+        self.lease, self.sole_writer = lease, sole_writer
         self.known: dict[str, Known] = {}
 
     def pull(self, folder: str = "") -> list[str]:
         """Fetch what is new or changed in `folder`, markers last; returns the names. Remove what is gone there."""
         listed = self.store.list(folder)
-        there = {name: entry for name, entry in listed.items() if not name.rpartition("/")[2].startswith(".")}
+        there = {name: entry for name, entry in listed.items() if not _hidden(name)}
         fetched = []
         for names in _in_turns(name for name, entry in there.items() if self._is_new(name, entry)):
             with _helpers(names) as run:
@@ -77,7 +95,7 @@ class Mirror:
     def push(self, folder: str = "", but: tuple[str, ...] = (), removing: bool = True) -> list[str]:
         """Send what is new or changed in `folder`, markers last; with `removing`, remove there what was removed here.
 
-        Files called as in `but` stay here. Returns the names that were sent.
+        Files called as in `but` stay here. Returns the names that were sent. Errors: LeaseLost.
         """
         here = {name: path for name, path in self._files(folder) if path.name not in but}
         gone = self._gone(folder, here) if removing else []
@@ -114,11 +132,39 @@ class Mirror:
         before = signature(path)
         if before is None:  # removed since it was listed
             return
+        self._confirm()
         try:
-            tag = self.store.write(name, path if before[2] > SMALL_BYTES else path.read_bytes())
+            if self.sole_writer and (before[2] <= SMALL_BYTES or name.endswith(MARKERS)):
+                tag = self._write_over_seen(name, path.read_bytes())
+            else:
+                tag = self.store.write(name, path if before[2] > SMALL_BYTES else path.read_bytes())
         except FileNotFoundError:
             return
         self.known[name] = Known(tag=tag, signature=before)
+
+    def _confirm(self) -> None:
+        if self.lease:
+            self.lease.confirm()
+
+    def _write_over_seen(self, name: str, content: bytes) -> Tag:
+        """Over the object that was seen when it was pulled, or where there was none. Errors: LeaseLost."""
+        seen = self.known.get(name)
+        if seen is None:
+            tag = self.store.create(name, content)
+        else:
+            now = self._look(name)[1]
+            tag = self.store.replace(name, content, now) if _plain(now) == seen.tag else None
+        if tag is None:  # a write that is sent twice, its answer having been lost, is refused the second time
+            there, now = self._look(name)
+            if there != content:
+                raise self.lease.loss()
+        return _plain(tag or now)
+
+    def _look(self, name: str) -> tuple[bytes | None, Tag]:
+        try:
+            return self.store.read(name)
+        except FileNotFoundError:
+            return None, ""
 
     @contextlib.contextmanager
     def _held(self, names: list[str]) -> Iterator[dict[str, Path]]:
@@ -146,6 +192,7 @@ class Mirror:
 
     def _forget(self, names: list[str]) -> None:
         if names:
+            self._confirm()
             self.store.delete(names)
             for name in names:
                 self.known.pop(name, None)
@@ -156,8 +203,9 @@ class Mirror:
     def _files(self, folder: str) -> Iterator[tuple[str, Path]]:
         above = self.root / folder
         for path in [above] if above.is_file() else sorted(above.rglob("*")):
-            if path.is_file() and not path.name.startswith(".") and path.name not in LOCAL_ONLY:
-                yield path.relative_to(self.root).as_posix(), path
+            name = path.relative_to(self.root).as_posix()
+            if path.is_file() and not _hidden(name) and path.name not in LOCAL_ONLY:
+                yield name, path
 
 
 def signature(path: Path) -> Signature | None:
@@ -167,6 +215,16 @@ def signature(path: Path) -> Signature | None:
     except FileNotFoundError:
         return None
     return stat.st_ino, stat.st_mtime_ns, stat.st_size
+
+
+def _plain(tag: Tag) -> Tag:
+    """As a listing tells it."""
+    return tag.partition("|")[0]
+
+
+def _hidden(name: str) -> bool:
+    """A lease, or a file or folder under its temporary name."""
+    return name.startswith(".") or "/." in name
 
 
 def _in_turns(names: Iterable[str]) -> list[list[str]]:
@@ -182,8 +240,11 @@ def _helpers(names: list[str]) -> Iterator[Callable]:
     if len(names) == 1:
         yield map
         return
-    with ThreadPoolExecutor(THREADS) as pool:
+    pool = ThreadPoolExecutor(THREADS)
+    try:
         yield pool.map
+    finally:
+        pool.shutdown(cancel_futures=True)  # after an error the others need not be tried
 
 
 def _inside(name: str, folder: str) -> bool:

@@ -23,14 +23,24 @@ from orchestrator.lease import Lease, LeaseLost
 from orchestrator.mirror import Mirror, Wanted, everything, no_checkpoints, small_files
 from orchestrator.scratch import cache_root, locked, scratch
 from orchestrator.staging import origin, stage_bundle, stage_dataset
-from orchestrator.storage import StorageError, Store, insist, is_remote, join, parse_place
+from orchestrator.storage import (
+    SHORT_ANSWER_SECONDS,
+    SHORT_PATIENCE,
+    StorageError,
+    Store,
+    insist,
+    is_remote,
+    join,
+    parse_place,
+)
 from pathologies.errors import InputError
 
 log = logging.getLogger(__name__)
 REFRESH_SECONDS = 2.0
 PUBLISH_SECONDS = 10.0  # of a search
+FIRST_PATIENCE = 60.0  # seconds for what is there already
 REFRESH_SHARE = 0.1  # of the time at most is spent on looking what is new
-PATIENCE = 1800.0  # seconds in which a driver waits for its storage, while the trainings go on
+PATIENCE = 1800.0  # seconds in which a driver waits for its storage, while the trainings go on; not after Ctrl-C
 
 
 @dataclass
@@ -42,6 +52,8 @@ class _Work:
     guard: threading.RLock = field(default_factory=threading.RLock)
     due: float = 0.0
     troubled: bool = field(default=False)
+    ending: threading.Event = field(default_factory=threading.Event)  # Ctrl-C: nothing is waited for any more
+    unsent: bool = False  # something could not be sent since
 
 
 _works: dict[Path, _Work] = {}
@@ -62,10 +74,11 @@ def driving(place: Path | str, wanted: Wanted = small_files) -> Iterator[Path]:
     if not is_remote(place):
         yield place
         return
-    store = Store(place).check()
+    store = Store(place, SHORT_PATIENCE, SHORT_ANSWER_SECONDS).check()
     with scratch("run") as root, _named(root, place), Lease(store) as lease:
-        work = _Work(Mirror(store, root, wanted), lease)
-        work.mirror.pull()
+        files = store if wanted is small_files else Store(place, SHORT_PATIENCE)
+        work = _Work(Mirror(files, root, wanted, lease), lease)
+        insist(work.mirror.pull, FIRST_PATIENCE)
         _works[root] = work
         try:
             yield root
@@ -91,6 +104,9 @@ def driving_here(place: Path | str, address: str | None = None) -> Iterator[Path
         thread.start()
         try:
             yield root
+        except KeyboardInterrupt:
+            stop_waiting(root)
+            raise
         finally:
             ended.set()
             thread.join()
@@ -106,14 +122,14 @@ def _keep_publishing(root: Path, ended: threading.Event) -> None:
 
 
 @contextlib.contextmanager
-def reading_run(place: Path | str | None, folder: str = "") -> Iterator[Path | None]:
+def reading_run(place: Path | str | None, folder: str = "", wanted: Wanted = no_checkpoints) -> Iterator[Path | None]:
     """A run, or `folder` of it, to read; without checkpoints."""
     place = place if place is None else parse_place(place)
     if not is_remote(place):
         yield place
         return
     with scratch("reading") as root, _named(root, place):
-        if not Mirror(Store(place).check(), root, no_checkpoints).pull(folder):
+        if not Mirror(Store(place).check(), root, wanted).pull(folder):
             raise FileNotFoundError(f"There is nothing at {join(place, folder).rstrip('/')}. Correct the URI.")
         with _standing_for(root, place):
             yield root
@@ -153,8 +169,8 @@ def writing(place: Path | str | None, wanted: Wanted = small_files, keep: bool =
         yield place
         return
     store = Store(place).check()
-    with _workbench(place, keep) as root, _named(root, place), Lease(store), _standing_for(root, place):
-        mirror = Mirror(store, root, wanted)
+    with _workbench(place, keep) as root, _named(root, place), Lease(store) as lease, _standing_for(root, place):
+        mirror = Mirror(store, root, wanted, lease, sole_writer=True)
         mirror.pull()
         yield root
         mirror.push()
@@ -223,12 +239,41 @@ def address(folder: Path) -> str:
     return origin_of(folder) or str(Path(folder).resolve())
 
 
-def publish(path: Path) -> None:
-    """Send what this driver changed at or below `path`. Errors: LeaseLost; StorageError when that stays away."""
-    found = _work_of(path)
+def names_below(folder: Path) -> set[str]:
+    """The files in `folder`, those in the storage that were not fetched too; names start from there."""
+    folder = Path(folder)
+    names = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    found = _work_of(folder)
     if found:
         root, work = found
-        insist(lambda: _push(work, _folder(root, path)), PATIENCE)
+        above = f"{_folder(root, folder)}/".lstrip("/")
+        names |= {name.removeprefix(above) for name in work.mirror.known if name.startswith(above)}
+    return names
+
+
+def publish(path: Path) -> None:
+    """Send what this driver changed at or below `path`. Errors: LeaseLost; StorageError when that stays away.
+
+    After `stop_waiting` a storage that is away is told of, once, and is no error.
+    """
+    found = _work_of(path)
+    if not found or found[1].unsent:
+        return
+    root, work = found
+    try:
+        insist(lambda: _push(work, _folder(root, path)), PATIENCE, work.ending)
+    except StorageError as error:
+        if not work.ending.is_set():
+            raise
+        work.unsent = True
+        log.warning("%s What this command wrote last is not there; the same command goes on from what is.", error)
+
+
+def stop_waiting(path: Path) -> None:
+    """Ctrl-C: from now on what cannot be sent at once to the run of `path` is not waited for."""
+    found = _work_of(path)
+    if found:
+        found[1].ending.set()
 
 
 def refresh(path: Path, now: bool = False) -> None:
@@ -242,7 +287,7 @@ def refresh(path: Path, now: bool = False) -> None:
     root, work = found
     work.lease.require()
     if now:
-        insist(lambda: _pull(work, _folder(root, path)), PATIENCE)
+        insist(lambda: _pull(work, _folder(root, path)), PATIENCE, work.ending)
         return
     began = time.monotonic()
     if began < work.due:
@@ -259,7 +304,7 @@ def refresh(path: Path, now: bool = False) -> None:
 
 def _push(work: _Work, folder: str) -> None:
     with work.guard:
-        work.lease.require()
+        work.lease.confirm()
         work.mirror.push(folder)
 
 

@@ -5,23 +5,24 @@ In: a prepared data set and what the user asked for. Out: a folder per job with 
 """
 
 import dataclasses
-import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from models.config import UPKEEP, TrainConfig, build_config, difference
-from models.paths import RunPaths, TargetPaths, read_json, write_json
+from models.config import TrainConfig, build_config
+from models.paths import RunPaths, TargetPaths, read_json, remove_folder, write_json
 from models.processor import cpu_precision
 from orchestrator.backbones import require_backbone, require_films
+from orchestrator.changes import Change, changed_settings, has_learnt, is_finished, refuse_changes
 from orchestrator.cluster import own_cluster
 from orchestrator.dataset import Dataset, load_dataset
 from orchestrator.mending import config_again, is_damaged, read_planned, targets_are_whole
 from orchestrator.places import address
-from orchestrator.reduction import REDUCED, as_reduced, as_wished
+from orchestrator.reduction import as_reduced
 from orchestrator.shared_plan import SHARED, SharedTask, shared_task
-from orchestrator.starts import comparable, require_others, require_start, start_entry, start_note
+from orchestrator.starts import require_others, require_start, start_entry, start_note
 from orchestrator.teaching import Material, sampler_weights, usable_views, write_targets
 from orchestrator.tuned import tuned_settings
 from pathologies.catalog import CHEXPERT_TARGETS, Pathology, find_pathology, load_catalog
@@ -48,7 +49,7 @@ class TrainRequest:
     address: str | None = None
     gpus_per_target: float | str | None = None  # none: one, where there are GPUs; auto: as many as fit on a card
     retries: int = 2  # of a training process that dies
-    force: bool = False  # train a finished target again when its configuration changed
+    force: bool = False  # train a target anew that was trained, or begun, with another configuration
     findings: Path | None = None  # a folder with further pathology files
     shared: bool = False  # one network for all the targets, in the place of one for each
     tuned: Path | None = None  # a run whose search found better settings: between the finding's own and the user's
@@ -64,6 +65,8 @@ class Job:
     shared: SharedTask | None = None  # what a shared network answers for; its slug is `shared`
     untuned: bool = False  # the run of --tuned has no settings of this finding
     cpus: float | None = None  # what it asks of Ray; none: one for each of its threads
+    # with --force: removes what was trained with other settings; called when this training starts, and not before
+    replace_earlier: Callable[[], None] | None = field(default=None, compare=False)
 
     @property
     def note(self) -> str:
@@ -106,12 +109,15 @@ def plan_run(request: TrainRequest, device: str) -> list[Job]:
             jobs.append(job)
     here = request.inline or own_cluster(request.address)  # a cluster's machines may see files that this one does not
     for job in jobs:
-        if request.force or not _is_finished(job.paths):  # before --force removes what is finished
+        if request.force or not is_finished(job.paths):  # before --force removes what is finished
             require_films(job.config, material.dataset.manifest["size"], here)
             if here:
                 require_start(job.config)
-    jobs = [write_job(job, material, request.force, planned.get(job.name)) for job in jobs]
-    write_plan(run, material.dataset, jobs)
+    jobs = [_mended(job, material.dataset, planned.get(job.name)) for job in jobs]
+    if not request.force:
+        refuse_changes([change for job in jobs if (change := _loss(job, _payload(job, material.dataset), False))])
+    jobs = [write_job(job, material, request.force, run) for job in jobs]
+    write_plan(run, material.dataset, [job for job in jobs if not job.replace_earlier])
     return jobs
 
 
@@ -131,21 +137,30 @@ def read_material(dataset: Path, findings: Path | None = None) -> Material:
     return Material(dataset=opened, catalog=load_catalog(findings), frame=frame, parts=opened.parts())
 
 
-def write_job(job: Job, material: Material, force: bool = False, planned: Mapping[str, Any] | None = None) -> Job:
+def write_job(job: Job, material: Material, force: bool = False, run: RunPaths | None = None) -> Job:
     """Write the folder that `models.job.run_job` trains from; returns the job, marked when it is finished already.
 
-    `planned`: what `plan.json` says of the job, should its `config.json` be damaged.
+    Where something was learnt with other settings it is refused; with `force` it stays until `replace_earlier` is
+    called, and `run` is the one whose plan then has the new settings.
     """
-    if is_damaged(job.paths):
-        job = dataclasses.replace(job, config=config_again(job.paths, job.config, planned))
-        write_json(job.paths.config, _payload(job, material.dataset))
-    payload = _payload(job, material.dataset)
-    finished = _settle(job.paths, payload, force)
-    if not job.paths.targets.exists() or not (finished or targets_are_whole(job.paths)):
-        write_targets(job.paths, payload, material)
+    paths, payload = job.paths, _payload(job, material.dataset)
+    loss = _loss(job, payload, force)
+    if loss and not force:
+        refuse_changes([loss])
+    if loss:
+        if not targets_are_whole(paths):  # how long it takes is estimated from them
+            write_targets(paths, read_json(paths.config), material)
+        return dataclasses.replace(job, replace_earlier=partial(_write_anew, job, material, run))
+    if changed_settings(paths, payload, force):
+        _write_anew(job, material)
+    finished = is_finished(paths)
+    if not finished:  # the upkeep may change at any time
+        write_json(paths.config, as_reduced(payload, read_json(paths.config)) if paths.config.exists() else payload)
+    if not paths.targets.exists() or not (finished or targets_are_whole(paths)):
+        write_targets(paths, payload, material)
     config = job.config
-    if job.paths.attempts.exists():  # its batch may have become smaller, for want of memory
-        config = TrainConfig(**as_reduced(payload, read_json(job.paths.config))["config"])
+    if paths.attempts.exists():  # its batch may have become smaller, for want of memory
+        config = TrainConfig(**as_reduced(payload, read_json(paths.config))["config"])
     return dataclasses.replace(job, config=config, finished=finished)
 
 
@@ -157,7 +172,7 @@ def _as_before(config: TrainConfig, settings: Mapping[str, Any], paths: TargetPa
     if not paths.config.exists() or is_damaged(paths):
         return config
     before = TrainConfig(**read_json(paths.config)["config"])
-    if not _is_finished(paths) and before.device != config.device:
+    if not is_finished(paths) and before.device != config.device:
         return config
     kept = {name: getattr(before, name) for name in ("device", "precision") if settings.get(name, "auto") == "auto"}
     return dataclasses.replace(config, **kept)
@@ -222,37 +237,30 @@ def _payload(job: Job, dataset: Dataset) -> dict[str, Any]:
     }
 
 
-def _is_finished(paths: TargetPaths) -> bool:
-    return paths.outcome.exists() and read_json(paths.outcome).get("status") == "ok"
+def _mended(job: Job, dataset: Dataset, planned: Mapping[str, Any] | None) -> Job:
+    """The job; a damaged `config.json` is written again. `planned`: what `plan.json` says of the job."""
+    if is_damaged(job.paths):
+        job = dataclasses.replace(job, config=config_again(job.paths, job.config, planned))
+        write_json(job.paths.config, _payload(job, dataset))
+    return job
 
 
-def _settle(paths: TargetPaths, payload: dict[str, Any], force: bool) -> bool:
-    """Write `config.json`; True when this job is finished already. A finished configuration is fixed."""
-    finished = _is_finished(paths)
-    if paths.config.exists():
-        old = read_json(paths.config)
-        changed = difference(*comparable(_flat(as_wished(old)), _flat(payload)))
-        if not finished and force and REDUCED in old:
-            changed = REDUCED
-        if not changed:
-            if not finished:
-                write_json(paths.config, as_reduced(payload, old))  # the upkeep may change at any time
-            return finished
-        if finished and not force:
-            raise InputError(
-                f"{paths.root} is trained already, with another configuration ({changed}). "
-                "Use another --out, or --force to train it again."
-            )
-        shutil.rmtree(paths.root)  # a checkpoint of another configuration is no place to go on from
-    write_json(paths.config, payload)
-    return False
+def _loss(job: Job, payload: Mapping[str, Any], force: bool) -> Change | None:
+    """What these settings would remove: something finished, or a training that has learnt already."""
+    what, finished = changed_settings(job.paths, payload, force), is_finished(job.paths)
+    if not what or not (finished or has_learnt(job.paths)):
+        return None
+    return Change(slug=job.slug, paths=job.paths, what=what, finished=finished)
 
 
-def _flat(payload: Mapping[str, Any]) -> dict[str, Any]:
-    """A settings file of an earlier version lacks newer fields: they had what is their default now."""
-    full = TrainConfig(**payload["config"]).to_dict()
-    config = {name: value for name, value in full.items() if name not in UPKEEP}
-    return config | {name: value for name, value in payload.items() if name != "config"}
+def _write_anew(job: Job, material: Material, run: RunPaths | None = None) -> None:
+    """A checkpoint of another configuration is no place to go on from: the job's folder is as if it were new."""
+    remove_folder(job.paths.root)
+    payload = _payload(job, material.dataset)
+    write_json(job.paths.config, payload)
+    write_targets(job.paths, payload, material)
+    if run:
+        write_plan(run, material.dataset, [job])
 
 
 def require_same_data(run: RunPaths, dataset: Dataset) -> None:

@@ -6,13 +6,14 @@ launcher. Deaths and hangs are not here: Ray starts those again by itself, as of
 
 import dataclasses
 from collections import Counter
+from datetime import UTC, datetime
 from typing import Any
 
 from models.paths import read_json, write_json
 from orchestrator.plan import Job
 from orchestrator.reduction import REDUCED, halve, what_it_needs
 
-INTERRUPTED = "interrupted"  # asked to end, with its checkpoint written and no outcome
+INTERRUPTED = "interrupted"  # asked to end, with its checkpoint written and, unless it always is, no outcome
 MOST_INTERRUPTIONS = 100  # of one job in one command: each costs a step at most
 
 
@@ -26,8 +27,10 @@ class Retries:
         """(the job to start, why), its old outcome removed; None where the outcome is the last word."""
         if status == INTERRUPTED:
             self.interruptions[job.name] += 1
-            allowed = self.interruptions[job.name] <= MOST_INTERRUPTIONS
-            return (job, "was asked to end, and goes on") if allowed else None
+            if self.interruptions[job.name] <= MOST_INTERRUPTIONS:
+                return job, "was asked to end, and goes on"
+            _say_who_asks(job, self.interruptions[job.name])
+            return None
         if status != "oom":
             return None
         smaller = halve(job.paths)
@@ -37,6 +40,20 @@ class Retries:
         job.paths.outcome.unlink(missing_ok=True)
         why = f"out of memory: goes on with batch_size={smaller.batch_size}, accumulate={smaller.accumulate}"
         return dataclasses.replace(job, config=smaller), why
+
+
+def _say_who_asks(job: Job, times: int) -> None:
+    """A training that was asked to end left no outcome: that it always is becomes the outcome."""
+    attempt = job.paths.newest_attempt()
+    error = (
+        f"The training process was asked to end (SIGTERM) {times} times, and each time started again. Something ends "
+        "it again and again: a scheduler's limit, a spot machine, a supervisor. Its checkpoint is kept: find out "
+        "who sends the signal, and give the same command again to go on."
+    )
+    nothing = ("traceback", "pid", "host", "started", "peak_memory_bytes", "best_epoch", "select_score")
+    facts = {"status": INTERRUPTED, "error": error, "attempt": attempt.number if attempt else None}
+    ended = datetime.now(UTC).isoformat(timespec="milliseconds")
+    write_json(job.paths.outcome, dict.fromkeys(nothing) | facts | {"ended": ended})
 
 
 def _say_what_it_needs(job: Job) -> None:

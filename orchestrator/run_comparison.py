@@ -17,11 +17,12 @@ import pandas as pd
 
 from models.bootstrap import Interval, PatientBootstrap, interval
 from models.metrics import undefined_reason
-from models.paths import RunPaths, append_json_line, read_json
+from models.paths import RunPaths, read_json
 from orchestrator.choosing import patient_power
 from orchestrator.ensemble import Material, read_material, trained_members
 from orchestrator.evaluation import judged, mean_figures, number
 from orchestrator.members import Trained, mean_logits
+from orchestrator.places import address, append_line
 from orchestrator.run_cost import Cost, cost_of, epochs_of, span_of
 from pathologies.errors import InputError
 
@@ -97,7 +98,7 @@ def compare_runs(request: CompareRequest) -> RunComparison:
     if request.part not in PARTS:
         raise InputError(f"Networks are compared on part {', '.join(PARTS)}; {request.part!r} is none of them.")
     runs = RunPaths(request.run_a), RunPaths(request.run_b)
-    if request.use_a == request.use_b and runs[0].root.resolve() == runs[1].root.resolve():
+    if request.use_a == request.use_b and _are_one(runs):
         raise InputError(
             "Both sides are the same networks. Give two runs, or one run twice with --use-a single --use-b shared."
         )
@@ -136,9 +137,17 @@ def require_same_split(first: RunPaths, second: RunPaths) -> None:
         )
 
 
+def _are_one(runs: tuple[RunPaths, RunPaths]) -> bool:
+    return address(runs[0].root) == address(runs[1].root)
+
+
+def _name(run: RunPaths) -> str:
+    return Path(address(run.root)).name
+
+
 def _names(runs: tuple[RunPaths, RunPaths], uses: tuple[str, str]) -> tuple[str, str]:
-    folders = [run.root.resolve().name for run in runs]
-    if runs[0].root.resolve() == runs[1].root.resolve():
+    folders = [_name(run) for run in runs]
+    if _are_one(runs):
         return uses
     return (folders[0], folders[1]) if folders[0] != folders[1] else ("A", "B")
 
@@ -218,12 +227,12 @@ def _log_reading(sides: tuple[Side, Side], material: Material, request: CompareR
     entry = {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": "compare",
-        "runs": [side.run.root.resolve().name for side in sides],
+        "runs": [_name(side.run) for side in sides],
         "use": [request.use_a, request.use_b],
         "split_hash": material.dataset.manifest["split_hash"],
     }
-    for path in dict.fromkeys(side.run.test_reads for side in sides):
-        append_json_line(path, entry)
+    for place in dict.fromkeys(address(side.run.test_reads) for side in sides):
+        append_line(place, entry)
 
 
 def comparison_rows(found: RunComparison) -> tuple[list[str], list[list[str]]]:

@@ -11,6 +11,7 @@ from typing import Any
 from models.paths import RunPaths, read_json
 from orchestrator.cluster import connected, end_tasks, require_room
 from orchestrator.launch import OnEvent, cluster_device, exclusive, inline_device, record
+from orchestrator.places import stop_waiting
 from orchestrator.plan import Material, chosen_targets, read_material, require_same_data, write_plan
 from orchestrator.search_files import SearchPaths, adopt_trials, ranked, read_trials
 from orchestrator.search_plan import Search, SearchRequest, open_search
@@ -118,6 +119,9 @@ def _run_on_ray(ray: Any, request: SearchRequest, searches: Mapping[str, Search]
             watch.look()
             for reference in ready:
                 _outcome_of(ray, reference, running.pop(reference), errors)
+    except KeyboardInterrupt:
+        stop_waiting(run.root)
+        raise
     finally:
         end_tasks(ray, running)  # only after an interrupt or an error is anything left
         record(run, {"event": "end search", "targets": list(waiting)})

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from models.config import TrainConfig
-from models.paths import TEMPORARY_PREFIX, RunPaths, TargetPaths, read_json, write_json
+from models.paths import TEMPORARY_PREFIX, RunPaths, TargetPaths, read_json, remove_folder, write_json
 from orchestrator.plan import Job
 from orchestrator.search_trial import best_so_far, epochs_of
 from pathologies.errors import InputError
@@ -143,7 +143,7 @@ def adopt_trials(run: Path | str, slug: str, count: int) -> tuple[list[Job], tup
         )
     gone = [member for member in _members(paths, slug) if _came_from_a_trial(paths.target(slug, member))]
     for member in gone:
-        _remove(paths.target(slug, member).root)
+        remove_folder(paths.target(slug, member).root)
     taken, jobs = set(_members(paths, slug)), []
     free = (number for number in range(len(taken) + count) if number not in taken)
     for trial, member in zip(best, free, strict=False):
@@ -175,12 +175,6 @@ def _members(run: RunPaths, slug: str) -> list[int]:
 
 def _came_from_a_trial(paths: TargetPaths) -> bool:
     return paths.outcome.exists() and "trial" in read_json(paths.outcome)
-
-
-def _remove(folder: Path) -> None:
-    away = folder.with_name(f"{TEMPORARY_PREFIX}{secrets.token_hex(6)}")
-    os.replace(folder, away)  # from here on no reader sees it, even if the removal is cut short
-    shutil.rmtree(away)
 
 
 def _end(paths: TargetPaths, status: str, error: str | None) -> dict[str, Any]:

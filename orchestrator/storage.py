@@ -12,6 +12,7 @@ import datetime
 import logging
 import os
 import re
+import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -26,6 +27,9 @@ from pathologies.errors import InputError
 log = logging.getLogger(__name__)
 SCHEMES = ("s3", "gs")
 PATIENCE = 60.0  # seconds for which a request is tried again while the storage does not answer
+SHORT_PATIENCE = 10.0  # the same, where somebody waits for the request's end: Ctrl-C is heard after it
+ANSWER_SECONDS = 120.0  # for one answer, the sending of a large file included
+SHORT_ANSWER_SECONDS = 30.0
 LONGEST_PAUSE = 30.0
 PART_BYTES = 16 * 2**20
 MOST_PARTS = 9000  # S3 takes 10,000
@@ -84,17 +88,23 @@ def join(place: str, *names: str) -> str:
     return "/".join((place, *names))
 
 
-def insist(step: Callable[[], Any], seconds: float) -> Any:
-    """What `step` returns, tried again while the storage does not answer. Errors: StorageError after so long."""
+def insist(step: Callable[[], Any], seconds: float, ending: threading.Event | None = None) -> Any:
+    """What `step` returns, tried again while the storage does not answer.
+
+    Errors: StorageError after so long, or once `ending` is set: then it is tried once more at the most.
+    """
     deadline, pause = time.monotonic() + seconds, 1.0
     while True:
         try:
             return step()
         except StorageError as error:
-            if time.monotonic() > deadline:
+            if time.monotonic() > deadline or (ending and ending.is_set()):
                 raise
             log.warning("%s This is tried again.", error)
-            time.sleep(pause)
+            if ending:
+                ending.wait(pause)
+            else:
+                time.sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE)
 
 
@@ -114,13 +124,13 @@ def _in_sentences(function: Callable) -> Callable:
 class Store:
     """One folder of object storage. Safe to use from several threads."""
 
-    def __init__(self, uri: str, patience: float = PATIENCE) -> None:
+    def __init__(self, uri: str, patience: float = PATIENCE, answer: float = ANSWER_SECONDS) -> None:
         self.uri = uri
         self.library = _library()
         scheme, _, rest = uri.partition("://")
         bucket, _, prefix = rest.partition("/")
         self.scheme, self.bucket = scheme, bucket
-        self.backend = _backend(self.library, scheme, bucket, prefix, patience)
+        self.backend = _backend(self.library, scheme, bucket, prefix, patience, answer)
 
     def check(self) -> "Store":
         """One listing, so that a wrong bucket or missing credentials are told at once. Errors: StorageError."""
@@ -199,7 +209,7 @@ class Store:
             def fetch(start: int) -> None:
                 span = (start, min(start + PART_BYTES, entry.size))
                 got = self.library.get(self.backend, name, options={"range": span, "if_match": entry.tag})
-                os.pwrite(descriptor, bytes(got.bytes()), start)
+                _write_at(descriptor, bytes(got.bytes()), start, span[1])
 
             if len(starts) == 1:
                 return fetch(0)
@@ -232,6 +242,16 @@ class Store:
         return f"{_endpoint(self.scheme)} does not answer for {where} ({reason}). Check the network and the endpoint."
 
 
+def _write_at(descriptor: int, data: bytes, start: int, end: int) -> None:
+    """All of it, from `start` to `end`: a disk that fills up takes a part of what it is given without an error."""
+    if len(data) != end - start:
+        raise StorageError(f"The storage sent {len(data):,} bytes of {end - start:,}. Give the same command again.")
+    rest = memoryview(data)
+    while rest:
+        written = os.pwrite(descriptor, rest, end - len(rest))
+        rest = rest[written:]
+
+
 _CREDENTIALS = {
     "s3": "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
     "gs": "GOOGLE_APPLICATION_CREDENTIALS",
@@ -257,14 +277,14 @@ def _library() -> ModuleType:
     return obstore
 
 
-def _backend(library: ModuleType, scheme: str, bucket: str, prefix: str, patience: float) -> Any:
+def _backend(library: ModuleType, scheme: str, bucket: str, prefix: str, patience: float, answer: float) -> Any:
     seconds = datetime.timedelta
     retry = {
         "max_retries": 100,  # the time decides
         "retry_timeout": seconds(seconds=patience),
         "backoff": {"init_backoff": seconds(milliseconds=100), "max_backoff": seconds(seconds=5), "base": 2},
     }
-    client: dict[str, Any] = {"connect_timeout": "5s", "timeout": "120s"}
+    client: dict[str, Any] = {"connect_timeout": "5s", "timeout": f"{answer:.0f}s"}
     if scheme == "gs":
         return library.store.GCSStore(bucket, prefix=prefix, client_options=client, retry_config=retry)
     client["allow_http"] = _endpoint("s3").startswith("http://")

@@ -103,7 +103,7 @@ def test_train_refuses_what_is_no_data_set(hilum, tmp_path):
 
 def test_train_refuses_another_configuration_of_a_finished_target(hilum, house):
     answer = hilum("train", house / "dataset", "--out", house / "run", "--inline", "--set", "epochs=99")
-    refused(answer, "is trained already, with another configuration", "--force")
+    refused(answer, "are trained already, with another configuration", "--force")
 
 
 @pytest.fixture

@@ -6,9 +6,12 @@ import signal
 import pytest
 
 from models.paths import RunPaths, read_json, read_json_lines
+from orchestrator import retries
+from orchestrator.launch import train_run
+from orchestrator.plan import TrainRequest
 from tests.processes import all_gone, descendants, quiet_environment
 from tests.small_data import disc_dataset
-from tests.small_run import train_inline
+from tests.small_run import SETTINGS, silent, train_inline
 from tests.test_launch_ray import LONG, assert_same_result, start
 
 pytestmark = pytest.mark.ray
@@ -103,6 +106,24 @@ def test_without_memory_the_batch_becomes_smaller(disturbed):
     assert stored["reduced_from"] == {"batch_size": FILMS, "accumulate": 1}
     assert (stored["config"]["batch_size"], stored["config"]["accumulate"]) == (FILMS // 2, 2)
     assert again(disturbed, "atelectasis/0") == [f"out of memory: goes on with batch_size={FILMS // 2}, accumulate=2"]
+
+
+def test_a_training_that_always_gets_sigterm_is_a_result_and_the_other_finishes(dataset, tmp_path, monkeypatch):
+    (tmp_path / "code").mkdir()
+    (tmp_path / "code" / "sitecustomize.py").write_text(INJECTED.replace("{films}", "0").replace("== 30", "== 3"))
+    (tmp_path / "edema").write_text("os.kill(os.getpid(), 15)")
+    monkeypatch.setenv("HILUM_TEST_FAULTS", str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path / 'code'}:{os.getcwd()}")
+    monkeypatch.setattr(retries, "MOST_INTERRUPTIONS", 1)
+    request = TrainRequest(dataset=dataset, out=tmp_path / "run", targets=("edema", "pneumonia"), settings=SETTINGS)
+    outcomes = train_run(request, silent)
+    assert [one["status"] for one in outcomes] == ["interrupted", "ok"]
+    assert "asked to end (SIGTERM) 2 times" in outcomes[0]["error"]
+    run = RunPaths(tmp_path / "run")
+    assert run.target("edema", 0).attempt(2).checkpoint.exists()
+    (tmp_path / "edema").unlink()
+    assert [one["status"] for one in train_run(request, silent)] == ["ok", "ok"]
+    assert read_json(run.target("edema", 0).outcome)["continued_from"] == "attempts/2/last.ckpt"
 
 
 def test_what_the_memory_monitor_ends_gets_smaller_batches_and_goes_on_where_there_is_memory(dataset, tmp_path):

@@ -132,6 +132,37 @@ def test_an_outcome_that_is_there_stands(job: Job, answer):
     assert read_json(job.paths.outcome) == {"status": "ok"}
 
 
+def test_a_target_that_is_always_asked_to_end_gets_an_outcome_and_the_others_go_on(dataset, tmp_path, monkeypatch):
+    jobs = plan_run(TrainRequest(dataset=dataset, out=tmp_path / "run"), "cpu")
+    always, other = (job.paths for job in jobs)
+    always.new_attempt().checkpoint.write_bytes(b"kept")
+    submitted, events, run = [], [], RunPaths(tmp_path / "run")
+
+    def submit(job):
+        submitted.append(job.name)
+        return f"{job.name} {len(submitted)}"
+
+    def answer(reference):
+        """The other one goes on until the first has had its 101st."""
+        if reference.startswith(jobs[0].name) or not always.outcome.exists():
+            return "interrupted"
+        write_json(other.outcome, {"status": "ok"})
+        return "ok"
+
+    ray = fake_ray(None)
+    ray.get, ray.wait = answer, lambda references, **limits: (references, [])
+    monkeypatch.setattr(launch, "Lifeline", lambda ray: types.SimpleNamespace(check=lambda: None))
+    running = {submit(job): job for job in jobs}
+    launch._follow(ray, run, running, {job.name: launch.Watch(job) for job in jobs}, events.append, submit)
+    assert submitted.count(jobs[0].name) == 101
+    outcome = read_json(always.outcome)
+    assert outcome["status"] == "interrupted"
+    assert "asked to end (SIGTERM) 101 times" in outcome["error"]
+    assert always.attempt(1).checkpoint.exists()
+    assert [one["job"] for one in events if one["event"] == "finished"] == [job.name for job in jobs]
+    assert not plan_run(TrainRequest(dataset=dataset, out=tmp_path / "run"), "cpu")[0].finished
+
+
 @pytest.mark.parametrize(("address", "shares"), [(None, [0.6666] * 3), ("10.0.0.1:6379", [None] * 3)])
 def test_the_last_round_shares_the_cores_of_a_ray_of_its_own_alone(dataset, tmp_path, monkeypatch, address, shares):
     submitted = []

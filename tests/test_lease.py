@@ -3,12 +3,13 @@
 import json
 import subprocess
 import sys
+import time
 
 import pytest
 
 from orchestrator import lease as module
 from orchestrator.lease import NAME, Lease, LeaseLost
-from orchestrator.storage import Store
+from orchestrator.storage import StorageError, Store
 from tests.processes import wait_for
 
 
@@ -93,3 +94,25 @@ def test_an_answer_that_was_lost_is_no_loss(store):
         store.replace(NAME, lease._content(), lease.tag)
         lease.renewed -= lease.expiry
         lease.require()
+
+
+def test_before_a_write_a_lease_that_may_have_run_out_has_to_be_renewed(storage, store):
+    """A laptop wakes up before its network does: nobody can say that the lease is still its own."""
+    with Lease(Store(storage.uri, patience=0.1), renew=10**6) as lease:
+        lease.renewed -= lease.expiry
+        storage.away = True
+        lease.require()  # a driver whose storage is away keeps its trainings going
+        with pytest.raises(StorageError, match="does not answer"):
+            lease.confirm()
+        storage.away = False
+        lease.confirm()
+
+
+def test_letting_go_does_not_wait_for_a_storage_that_is_away(storage, store, monkeypatch):
+    monkeypatch.setattr(module, "RELEASE", 0.3)
+    with Lease(Store(storage.uri, patience=20), renew=0.05) as lease:
+        storage.away = True
+        wait_for(lambda: lease.beat > 0)
+        began = time.monotonic()
+    assert time.monotonic() - began < 5
+    storage.away = False

@@ -1,17 +1,22 @@
 """`hilum merge`, shared splits and the leak check of `prepare`, through their files."""
 
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from models.paths import DatasetPaths
 from orchestrator.dataset import load_dataset
 from orchestrator.merge import merge
 from orchestrator.prepare import PrepareRequest, prepare
+from orchestrator.scratch import locked
 from pathologies.catalog import load_catalog
 from pathologies.labels import LabelContract, resolve
 from pathologies.shared_splits import share_split
+from tests.conftest import PROJECT
 from tests.nih_like import write_nih_like
 from tests.small_data import make_dataset
 
@@ -26,6 +31,13 @@ def films(tmp_path_factory):
     folder = tmp_path_factory.mktemp("nih")
     write_nih_like(folder)
     return folder
+
+
+@pytest.fixture(scope="module")
+def inputs(films, tmp_path_factory):
+    root = tmp_path_factory.mktemp("inputs")
+    prepare(request_for(films, root / "nih"))
+    return [root / "nih", make_dataset(root / "chexpert")]
 
 
 def test_a_finding_that_one_does_not_label_is_unknown_there(films, tmp_path):
@@ -63,6 +75,66 @@ def test_sizes_that_differ_and_a_full_folder_are_refused(films, tmp_path):
         merge([tmp_path / "a", tmp_path / "a"], tmp_path / "b", lambda event: None)
     with pytest.raises(ValueError):
         merge([tmp_path / "a"], tmp_path / "c", lambda event: None)
+
+
+# Killed when it comes to the named step for the given time.
+KILLED = """
+import os, sys
+from pathlib import Path
+from orchestrator import merge as module
+from orchestrator.dataset import Dataset
+
+name, turn, *places = sys.argv[1:]
+owner = Dataset if name == "images" else module
+whole, count = getattr(owner, name), []
+
+def until(*words, **options):
+    count.append(1)
+    if len(count) == int(turn):
+        os.kill(os.getpid(), 9)
+    return whole(*words, **options)
+
+setattr(owner, name, until)
+*inputs, out = map(Path, places)
+module.merge(inputs, out, lambda event: None)
+"""
+
+
+def test_killed_anywhere_the_same_merge_starts_again(inputs, tmp_path):
+    whole = merge(inputs, tmp_path / "whole", lambda event: None)
+    for name, turn in (("images", 2), ("write_json", 1)):  # amid the films, before the manifest
+        out = tmp_path / f"{name}{turn}"
+        done = subprocess.run([sys.executable, "-c", KILLED, name, str(turn), *map(str, inputs), str(out)], cwd=PROJECT)
+        assert done.returncode == -9
+        assert any(out.iterdir())
+        assert merge(inputs, out, lambda event: None) == whole
+        assert {path.name: path.read_bytes() for path in out.iterdir()} == {
+            path.name: path.read_bytes() for path in (tmp_path / "whole").iterdir()
+        }
+
+
+def test_a_finished_merge_is_left_alone_and_anything_else_refused(inputs, tmp_path):
+    out = tmp_path / "out"
+    whole = merge(inputs, out, lambda event: None)
+    before = {path: path.stat().st_mtime_ns for path in out.iterdir()}
+    DatasetPaths(out).merging.touch()  # as of a kill just before its end
+    assert merge(inputs, out, lambda event: None) == whole
+    assert {path: path.stat().st_mtime_ns for path in out.iterdir()} == before
+    with pytest.raises(ValueError, match="not empty"):
+        merge(inputs[::-1], out, lambda event: None)
+    for name, left in (("notes.txt", ()), ("notes.txt", ("merging.lock",)), ("images.u8", ())):
+        other = tmp_path / f"{name}{len(left)}"
+        other.mkdir()
+        for one in (name, *left):
+            (other / one).write_text("somebody's")
+        with pytest.raises(ValueError, match="not empty"):
+            merge(inputs, other, lambda event: None)
+        assert (other / name).read_text() == "somebody's"
+
+
+def test_of_two_merges_at_once_one_is_refused(inputs, tmp_path):
+    with locked(DatasetPaths(tmp_path / "out").merging), pytest.raises(ValueError, match="Another hilum merge"):
+        merge(inputs, tmp_path / "out", lambda event: None)
 
 
 def test_the_same_film_in_two_parts_is_dropped_from_the_later(films, tmp_path):

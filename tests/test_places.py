@@ -1,15 +1,17 @@
 """orchestrator/places.py and the commands on it: data sets, runs and bundles by URI."""
 
 import json
+import time
 
 import pandas as pd
 import pytest
 
 from models.paths import BundlePaths, DatasetPaths, RunPaths, read_json, read_json_lines
-from orchestrator import inspection
+from orchestrator import inspection, lease, places
 from orchestrator.bundle import load_bundle
 from orchestrator.cli import main
 from orchestrator.dataset import load_dataset
+from orchestrator.launch import record
 from orchestrator.lease import Lease, LeaseLost
 from orchestrator.mirror import Mirror
 from orchestrator.places import (
@@ -22,6 +24,7 @@ from orchestrator.places import (
     publish,
     reading_run,
     refresh,
+    stop_waiting,
     writing,
 )
 from orchestrator.probes import missing_folders, remove_probes
@@ -239,3 +242,37 @@ def test_the_doctor_writes_reads_and_tidies_the_storage(storage, house, tmp_path
     elsewhere = inspection.look("s3://elsewhere/run", "s3://elsewhere/data", "t", "one")
     assert "There is no bucket" in elsewhere["written"]
     assert "There is no bucket" in elsewhere["dataset"]["error"]
+
+
+def test_ctrl_c_does_not_wait_for_a_storage_that_is_away(storage, monkeypatch, caplog):
+    """A run's driver records its end, a search's sends its files: neither for longer than a request."""
+    monkeypatch.setattr(places, "SHORT_PATIENCE", 0.2)
+    monkeypatch.setattr(places, "PATIENCE", 15.0)
+    monkeypatch.setattr(lease, "RELEASE", 0.2)
+
+    def stop_a_run(uri):
+        with driving(uri) as root:
+            run = RunPaths(root)
+            try:
+                storage.away = True
+                raise KeyboardInterrupt
+            except KeyboardInterrupt:
+                stop_waiting(root)
+                raise
+            finally:
+                record(run, {"event": "end"})
+
+    def stop_a_search(uri):
+        with driving_here(uri) as root:
+            (root / "last.ckpt").write_text("x")
+            storage.away = True
+            raise KeyboardInterrupt
+
+    for stop in (stop_a_run, stop_a_search):
+        storage.away = False
+        caplog.clear()
+        began = time.monotonic()
+        with pytest.raises(KeyboardInterrupt):
+            stop(f"{storage.uri}/{stop.__name__}")
+        assert time.monotonic() - began < 5
+        assert caplog.text.count("the same command goes on from what is") == 1

@@ -239,6 +239,8 @@ def test_the_configuration_of_a_finished_target_is_fixed_without_force(dataset, 
     assert job.paths.weights.exists()
     again = plan(dataset, tmp_path / "run", targets=("edema",), settings={"epochs": 4}, force=True)[0]
     assert not again.finished
+    assert again.paths.weights.exists(), "until the new training starts"
+    again.replace_earlier()
     assert not again.paths.weights.exists()
     assert read_json(again.paths.config)["config"]["epochs"] == 4
 
@@ -247,7 +249,9 @@ def test_checkpoints_of_another_configuration_are_not_gone_on_from(dataset, tmp_
     job = plan(dataset, tmp_path / "run", settings={"epochs": 3})[0]
     job.paths.new_attempt().checkpoint.write_bytes(b"half-way")
     assert plan(dataset, tmp_path / "run", settings={"epochs": 3})[0].paths.newest_attempt().number == 1
-    assert plan(dataset, tmp_path / "run", settings={"epochs": 4})[0].paths.newest_attempt() is None
+    anew = plan(dataset, tmp_path / "run", settings={"epochs": 4}, force=True)[0]
+    anew.replace_earlier()
+    assert anew.paths.newest_attempt() is None
 
 
 def test_how_often_checkpoints_are_written_may_change_at_any_time(dataset, tmp_path):

@@ -9,7 +9,9 @@ from PIL import Image
 from models.paths import read_json
 from models.rate_range import Ramp, RangeTest, smooth
 from orchestrator.cli import app
+from orchestrator.mirror import Mirror
 from orchestrator.rate_finder import RateRequest, RateResult, find_rate, suggestions
+from orchestrator.storage import Store
 from tests.small_data import make_dataset
 
 SETTINGS = {"backbone": "plain", "batch_size": 16, "precision": "fp32", "device": "cpu"}
@@ -107,3 +109,14 @@ def test_the_command_writes_figures_and_picture_and_changes_nothing(dataset, tmp
         app(args=[*words, "--out", "rates.pdf"], prog_name="hilum", standalone_mode=False)
     with pytest.raises(ValueError, match="does not label fracture"):
         app(args=[*words[:3], "fracture"], prog_name="hilum", standalone_mode=False)
+
+
+def test_a_data_set_in_object_storage(dataset, storage, tmp_path):
+    uri, found = f"{storage.uri}/data", []
+    Mirror(Store(uri), dataset).push()
+    for place in (uri, str(dataset)):
+        words = [word for name, value in SETTINGS.items() for word in ("--set", f"{name}={value}")]
+        out = tmp_path / f"{len(found)}.json"
+        app(["lr-find", place, "--target", "edema", "--steps", "20", "--out", str(out), *words], standalone_mode=False)
+        found.append(out.read_bytes())
+    assert found[0] == found[1]

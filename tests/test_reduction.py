@@ -105,4 +105,7 @@ def test_interruptions_are_followed_but_not_for_ever(job):
     answers = [retries.again(job, "interrupted") for _ in range(MOST_INTERRUPTIONS + 1)]
     assert answers[0] == (job, "was asked to end, and goes on")
     assert answers[-1] is None
+    outcome = read_json(job.paths.outcome)
+    assert outcome["status"] == "interrupted"
+    assert f"asked to end (SIGTERM) {MOST_INTERRUPTIONS + 1} times" in outcome["error"]
     assert [retries.again(job, status) for status in ("ok", "failed", "nan", "died", "hung")] == [None] * 5

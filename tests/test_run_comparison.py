@@ -10,9 +10,11 @@ import pytest
 from models.bootstrap import PatientBootstrap, paired_difference
 from models.paths import RunPaths, append_json_line, read_json, read_json_lines, write_json
 from orchestrator.cli import app
+from orchestrator.mirror import Mirror
 from orchestrator.run_comparison import CompareRequest, compare_runs, comparison_rows
 from orchestrator.run_cost import compute_ratio
 from orchestrator.run_verdict import comparison_sentences
+from orchestrator.storage import Store
 from tests.fake_run import FILMS, add_fake_shared, make_fake_dataset, make_logits, make_truth, write_fake_run
 from tests.small_data import label_frame, make_targets, parts_of
 
@@ -211,3 +213,26 @@ def test_the_command_shows_a_table_or_json(place, capsys):
     data = json.loads(capsys.readouterr().out)
     assert [row["slug"] for row in data["rows"]] == list(SLUGS)
     assert data["sentences"]
+
+
+def test_runs_and_their_data_set_may_lie_in_object_storage(place, storage, capsys):
+    """The same figures as on this machine, under the runs' own names, and the reading is logged in the storage."""
+    data, first, second = (f"{storage.uri}/{name}" for name in ("data", "run", "other"))
+    for folder, uri in (("dataset", data), ("run", first), ("other", second)):
+        Mirror(Store(uri), place / folder).push()
+    words = ["--part", "test", "--resamples", "20", "--json"]
+    app(["compare", first, second, "--dataset", data, *words], standalone_mode=False)
+    away = json.loads(capsys.readouterr().out)
+    before = read_json_lines(RunPaths(place / "run").test_reads)
+    app(["compare", str(place / "run"), str(place / "other"), *words], standalone_mode=False)
+    assert away == json.loads(capsys.readouterr().out)
+    assert not any(path.endswith(".safetensors") for method, path in storage.requests if method == "GET")
+    log = Store(first).read("test_reads.jsonl")[0].decode().splitlines()
+    assert len(log) == len(before) + 1
+    assert json.loads(log[-1])["runs"] == ["run", "other"]
+    with pytest.raises(ValueError, match="Both sides are the same networks"):
+        app(["compare", first, first, "--dataset", data], standalone_mode=False)
+    app(["compare", first, first, "--dataset", data, "--use-a", "single", "--use-b", "shared", *words],
+        standalone_mode=False)  # fmt: skip
+    assert json.loads(capsys.readouterr().out)["names"] == ["single", "shared"]
+    assert len(Store(first).read("test_reads.jsonl")[0].decode().splitlines()) == len(log) + 1

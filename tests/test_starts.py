@@ -60,18 +60,21 @@ def test_the_content_of_the_starting_weights_is_kept(dataset, tmp_path, weights,
     assert START not in read_json(plain.paths.config)
 
 
-def test_an_unfinished_training_begins_anew_from_other_weights_under_the_same_path(dataset, tmp_path, weights):
-    def again():
-        [job] = plan(dataset, tmp_path / "run", settings={"init": str(weights)})
-        return job.paths
+def test_an_unfinished_training_is_not_gone_on_with_from_other_weights_under_the_same_path(dataset, tmp_path, weights):
+    def again(**request):
+        [job] = plan(dataset, tmp_path / "run", settings={"init": str(weights)}, **request)
+        return job
 
-    checkpoint = again().root / "attempts" / "1" / "last.ckpt"
+    checkpoint = again().paths.root / "attempts" / "1" / "last.ckpt"
     checkpoint.parent.mkdir(parents=True)
     checkpoint.touch()
     again()
     assert checkpoint.exists(), "the same weights: the training goes on"
     weights.write_bytes(b"second")
-    again()
+    with pytest.raises(ValueError, match=f"begun with another configuration.*{START}.*--force"):
+        again()
+    assert checkpoint.exists()
+    again(force=True).replace_earlier()
     assert not checkpoint.exists(), "it had learnt from where it no longer starts"
 
 

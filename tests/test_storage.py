@@ -1,5 +1,7 @@
 """orchestrator/storage.py against a real S3 server on loopback."""
 
+import contextlib
+import resource
 import threading
 from pathlib import Path
 
@@ -63,6 +65,32 @@ def test_a_large_file_goes_and_comes_in_parts(storage, tmp_path, monkeypatch):
     store.write("large", b"another")
     with pytest.raises(StorageError, match="was replaced while it was read"):
         store.download("large", goal, entry)
+
+
+def test_a_disk_that_takes_half_of_what_it_is_given_is_no_download(storage, tmp_path):
+    """The limit on a file's size is met in the middle of a write: its first half is written, without an error."""
+    store, content = Store(storage.uri), bytes(range(256)) * 40
+    store.write("object", content)
+    entry, limits = store.list()["object"], resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(content) // 2, limits[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            store.download("object", tmp_path / "object", entry)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    store.download("object", tmp_path / "object", entry)
+    assert (tmp_path / "object").read_bytes() == content
+
+
+def test_an_answer_that_is_cut_off_loses_no_line(storage):
+    """What was there before would be written back by half."""
+    store = Store(storage.uri)
+    store.append("log", b"first\n")
+    storage.cut = "/log"
+    with contextlib.suppress(StorageError):
+        store.append("log", b"second\n")
+    assert storage.cut == ""
+    assert store.read("log")[0] in (b"first\n", b"first\nsecond\n")
 
 
 def test_of_two_who_create_one_does_and_replacing_needs_the_last_tag(storage):

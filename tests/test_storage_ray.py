@@ -1,6 +1,7 @@
 """A run in object storage whose driver is killed twice, with a real Ray: the same weights as on this machine's disk."""
 
 import json
+import signal
 import subprocess
 
 import pytest
@@ -65,3 +66,26 @@ def test_killed_twice_it_ends_at_the_bytes_of_a_local_run(storage, tmp_path):
     assert events == ["begin", "begin", "begin", "finished", "finished", "end"]
     assert storage.downloads("images.u8") == 1
     assert not any(name.endswith(".ckpt") for name in store.list())
+
+
+def test_ctrl_c_with_the_storage_away_ends_soon_and_the_run_goes_on_when_it_is_back(storage, tmp_path):
+    dataset = disc_dataset(tmp_path / "dataset", TARGETS)
+    data, run = f"{storage.uri}/data", f"{storage.uri}/run"
+    Mirror(Store(data), dataset).push()
+    store, driver = Store(run), start(data, run)
+    wanted = {f"{slug}/0/attempts/1/last.ckpt" for slug in TARGETS}
+    try:
+        wait_for(lambda: wanted <= set(store.list()) or driver.poll() is not None)
+        assert driver.poll() is None, driver.communicate()
+        storage.away = True
+        driver.send_signal(signal.SIGINT)
+        _, errors = driver.communicate(timeout=75)
+    finally:
+        storage.away = False
+        driver.kill()
+    assert driver.returncode == 130, errors
+    assert "the same command goes on from what is" in " ".join(errors.split())
+    driver = start(data, run)
+    _, errors = driver.communicate(timeout=300)
+    assert driver.returncode == 0, errors
+    assert all(json.loads(store.read(f"{slug}/0/outcome.json")[0])["attempt"] == 2 for slug in TARGETS)
