@@ -15,6 +15,7 @@ from torch.nn import functional
 from models.config import TrainConfig
 from models.resident import gather, resident, send
 from models.targets import Targets
+from pathologies.sampling import vector_epoch
 
 STREAM = 0  # film order; augmentation draws from another stream
 PARTS = (
@@ -62,11 +63,14 @@ def normalise(films: Tensor, mean: float, std: float, size: int) -> Tensor:
 def epoch_order(targets: Targets, positions: np.ndarray, config: TrainConfig, epoch: int) -> np.ndarray:
     """Positions in one epoch's order, from (seed, epoch) alone; an incomplete last batch is filled from the front.
 
-    A batch of one film would break batch normalisation, and dropping the rest would leave films unseen.
+    A batch of one film would break batch normalisation, and dropping the rest would leave films unseen. Every epoch of
+    a training is equally long.
     """
     draws = np.random.default_rng([STREAM, config.seed, epoch])
     share = targets.draw[positions].astype(np.float64)
-    if np.ptp(share) > 0:  # a sampler other than the natural one: drawn with replacement
+    if len(targets.combination):  # sampler=label_vector
+        order = positions[vector_epoch(targets.combination[positions], config.sampler_minimum, draws)]
+    elif np.ptp(share) > 0:  # another sampler than the natural one: drawn with replacement
         order = draws.choice(positions, size=len(positions), p=share / share.sum())
     else:
         order = draws.permutation(positions)

@@ -31,6 +31,8 @@ class Progress:
     history_rows: int = 0
     snapshots: list[list[float]] = field(default_factory=list)  # [epoch from 1, select score] of each one kept
     batch_size: int = 0  # that `step` counts in
+    skipped: int = 0  # updates left out so far, with precision=fp16
+    scaler: dict[str, float] = field(default_factory=dict)  # of the loss; empty with any other precision
     # the running epoch, for its training figures
     scores: list[float] = field(default_factory=list)
     truths: list[float] = field(default_factory=list)

@@ -25,7 +25,7 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
     "schedule": ("one_cycle", "cosine", "cyclic", "constant"),
     "reduction": ("mean", "sum"),
     "sampler": ("natural", "balanced", "label_vector"),
-    "precision": ("auto", "fp32", "bf16"),
+    "precision": ("auto", "fp32", "bf16", "fp16"),
     "standardise": ("dataset", "film", "local"),
 }
 AT_LEAST: Mapping[str, float] = {
@@ -51,14 +51,19 @@ AT_LEAST: Mapping[str, float] = {
     "checkpoint_minutes": 0,
     "watchdog_minutes": 0,
     "storage_minutes": 0,
+    "recipe_version": 1,
 }
 # How a training is kept safe: no part of what it computes, so they may change at any time.
 UPKEEP = ("checkpoint_minutes", "watchdog_minutes", "storage_minutes")
 KINDS = ("affine_probability", "intensity_probability", "noise_probability", "mixup_probability")
 SHARES = ("dropout", "label_smoothing", "augment_probability", "warmup", "scaling", "contrast", "erasing", "averaging",
           *KINDS)  # fmt: skip
+# What a training computes from its settings. 2: the films of all batches of an update count alike, however many batches
+# there are (`accumulate`); schedule and average count updates; frozen layers keep the statistics of their batch
+# normalisation; samplers weigh the films that are drawn, and label_vector draws its minimum. A training keeps its own.
+RECIPE_VERSION = 2
 # Fields that a run of before may not know: at their default they leave its digest, and so its networks, as they are.
-LATER = ("snapshots", "standardise", *KINDS)
+LATER = ("snapshots", "standardise", "recipe_version", *KINDS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +92,7 @@ class TrainConfig:
     reduction: str = "mean"  # of a shared network, over the losses of its targets: mean, sum
     label_smoothing: float = 0.0  # targets move this far towards 0.5
     sampler: str = "natural"  # natural, balanced (both classes alike), label_vector (rare combinations more often)
-    sampler_minimum: int = 20  # label_vector: draws an epoch of every combination of findings that occurs
+    sampler_minimum: int = 20  # label_vector: draws an epoch of every rarer combination of findings; lengthens it
     dropout: float = 0.0  # before the last layer
     rotation: float = 7.0  # augmentation: largest angle in degrees
     translation: float = 0.06  # augmentation: largest shift as a share of the side
@@ -106,13 +111,14 @@ class TrainConfig:
     seed: int = 0  # member k of a run uses seed + k
     threads: int = 1  # CPU threads of the training process
     ranks: int = 1  # processes that share every batch, each with a GPU of its own (--gpus-per-target)
-    precision: str = "auto"  # bf16 where the processor computes in it, else fp32
+    precision: str = "auto"  # fp32, bf16, fp16 (the loss is scaled); auto: the fastest that CPU or GPU computes in
     device: str = "auto"  # cuda where there is one, else cpu
     compile: bool = False  # torch.compile: pays where a target trains for long
     deterministic: bool = False  # on a GPU: repeatable operations only; on a CPU they always are
     checkpoint_minutes: float = 5.0  # a checkpoint at every epoch's end, and within an epoch after so many minutes
     watchdog_minutes: float = 10.0  # a step without any sign of life for so long hangs, and is ended; 0: never
     storage_minutes: float = 10.0  # a write that fails is tried again for so long before the target fails
+    recipe_version: int = 1  # what a training makes of its settings: 2 for new ones, those begun under 1 keep it
     uncertain: str = ""  # label policy for -1: zeros, ones, ignore, soft(low,high); empty: the finding's own
     blank: str = ""  # label policy for blanks: zero, ignore; empty: the finding's own
 
@@ -133,6 +139,8 @@ class TrainConfig:
             raise InputError(f"schedule=cyclic begins anew for each snapshot: snapshots={self.snapshots} is below 2")
         if self.batch_size % self.ranks or self.ranks > 1 and self.batch_size < 2 * self.ranks:
             raise InputError(f"batch_size={self.batch_size} cannot be shared equally by ranks={self.ranks}")
+        if self.recipe_version > RECIPE_VERSION:
+            raise InputError(f"recipe_version={self.recipe_version} is newer than {RECIPE_VERSION}: update hilum")
         if not 0 < self.start_size <= 1:
             raise InputError(f"start_size={self.start_size} must lie above 0 and at most at 1")
         if self.device.partition(":")[0] not in ("auto", "cpu", "cuda"):

@@ -12,10 +12,11 @@ from contextlib import AbstractContextManager
 import torch
 
 from models.config import TrainConfig
-from models.processor import cpu_precision
+from models.processor import card_precision, cpu_precision
 from pathologies.errors import InputError
 
 log = logging.getLogger(__name__)
+FORMATS = {"bf16": torch.bfloat16, "fp16": torch.float16}  # those of autocast
 
 
 def resolve(config: TrainConfig) -> TrainConfig:
@@ -23,10 +24,15 @@ def resolve(config: TrainConfig) -> TrainConfig:
     device = available_device(config.device)
     precision = config.precision
     if precision == "auto":
-        precision = cpu_precision()
-        if device.startswith("cuda"):
-            precision = "bf16" if torch.cuda.is_bf16_supported() else "fp32"
+        precision = own_card_precision(device) if device.startswith("cuda") else cpu_precision()
     return dataclasses.replace(config, device=device, precision=precision)
+
+
+def own_card_precision(device: str = "cuda") -> str:
+    """What precision=auto is on a GPU of this machine."""
+    if torch.version.hip:  # AMD's, whose numbers are not NVIDIA's
+        return "bf16"
+    return card_precision(torch.cuda.get_device_capability(device))
 
 
 def available_device(device: str) -> str:
@@ -59,4 +65,4 @@ def set_repeatable(wanted: bool) -> None:
 
 def autocast(config: TrainConfig) -> AbstractContextManager:
     kind = torch.device(config.device).type
-    return torch.autocast(kind, dtype=torch.bfloat16, enabled=config.precision == "bf16")
+    return torch.autocast(kind, dtype=FORMATS.get(config.precision), enabled=config.precision in FORMATS)

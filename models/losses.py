@@ -10,22 +10,23 @@ from torchvision.ops import sigmoid_focal_loss
 
 from models.config import TrainConfig
 
-Loss = Callable[[Tensor, Tensor], Tensor]
+Loss = Callable[..., Tensor]
 
 
 def make_loss(config: TrainConfig, value: np.ndarray) -> Loss:
     """The mean loss of a batch; targets may be soft. `value`: the training part's targets, for `balanced`.
 
     For films x targets, NaN where unknown: the mean over each target's known films, then `reduction` over the targets
-    that have any in the batch.
+    that have any in the batch. Given as a third argument the targets of a whole group of batches, of which this is one,
+    the function counts those of the group instead: its values add up to the loss of the group as one batch.
     """
     each = _film_loss(config, value)
     if np.ndim(value) == 1:
         return lambda logit, truth: each(logit, truth).mean()
 
-    def shared(logit: Tensor, truth: Tensor) -> Tensor:
+    def shared(logit: Tensor, truth: Tensor, group: Tensor | None = None) -> Tensor:
         known = ~torch.isnan(truth)
-        films = known.sum(dim=0)
+        films = (known if group is None else ~torch.isnan(group)).sum(dim=0)
         # a multiplication would keep a NaN, and send it back through the network
         losses = torch.where(known, each(logit, torch.where(known, truth, 0.5)), 0.0).sum(dim=0) / films.clamp(min=1)
         total = losses.sum()

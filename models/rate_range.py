@@ -14,7 +14,7 @@ import numpy as np
 
 from models.batches import epoch_order
 from models.recipe import Machine, assemble, freeze
-from models.train import Task, apply_gradients, train_step
+from models.train import Batch, Task, apply_gradients, train_step
 from pathologies.errors import InputError
 
 # The last bias starts at the prevalence, so the first loss is that of a network which knows nothing else. Twice it is
@@ -96,7 +96,7 @@ def run_range_test(task: Task, ramp: Ramp, on_step: Callable[[int, int], None] |
     if len(np.unique(truth >= 0.5)) < 2:
         raise InputError(f"All {len(truth)} films of part `train` have the same answer: there is nothing to learn.")
     machine = assemble(task.config, truth, task.pixels.size)
-    updates = math.ceil(len(truth) / (task.config.batch_size * task.config.accumulate))
+    updates = math.ceil(task.targets.epoch_films / (task.config.batch_size * task.config.accumulate))
     batches, rates = _batches(task, machine), ramp.rates(updates)
     losses: list[float] = []
     mean, diverged = 0.0, None
@@ -132,7 +132,7 @@ def _spread(steps: int) -> float:
     return max(SPREAD * steps, 1.0)
 
 
-def _batches(task: Task, machine: Machine) -> Iterator[tuple[np.ndarray, tuple[int, int, int]]]:
+def _batches(task: Task, machine: Machine) -> Iterator[Batch]:
     """The training's own batches and their places, epoch after epoch."""
     positions, size = task.targets.usable("train"), task.config.batch_size
     epoch = 0
@@ -149,6 +149,7 @@ def _step(task: Task, machine: Machine, batches: Iterator, rate: float, update: 
     """The mean loss of one update at this rate, before it."""
     for group in machine.optimiser.param_groups:
         group["lr"] = rate * group["share"]
-    found = [float(train_step(task, machine, *next(batches))[0]) for _ in range(task.config.accumulate)]
+    group = [next(batches) for _ in range(task.config.accumulate)]
+    found = [float(train_step(task, machine, *batch, group)[0]) for batch in group]
     apply_gradients(machine, task.config, update)
     return float(np.mean(found))

@@ -7,7 +7,7 @@ needs to be stored but the averaged weights.
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,6 +35,7 @@ class Machine:
     optimiser: Optimizer
     loss: Callable[[Tensor, Tensor], Tensor]
     averaged: SingleLogit | None
+    scaler: torch.amp.GradScaler  # of the loss, with precision=fp16; else it passes everything on as it is
     ranks: Ranks = Ranks()
 
     @property
@@ -67,6 +68,7 @@ def assemble(config: TrainConfig, value: np.ndarray, size: int | None = None) ->
         optimiser=torch.optim.AdamW(_groups(network, config), lr=config.learning_rate, fused=True),
         loss=make_loss(config, value),
         averaged=averaged,
+        scaler=torch.amp.GradScaler(torch.device(config.device).type, enabled=config.precision == "fp16"),
         ranks=ranks,
     )
 
@@ -82,6 +84,14 @@ def _groups(network: SingleLogit, config: TrainConfig) -> list[dict]:
             decay = config.weight_decay if decays else 0.0
             groups.append({"params": weights, "weight_decay": decay, "share": share})
     return groups
+
+
+def place_in_schedule(config: TrainConfig, epoch: int, step: int, steps: int) -> tuple[int, int]:
+    """(which update the batch `step` of `steps` in its epoch belongs to, from 0; how many there are in all)."""
+    if config.recipe_version > 1:
+        updates = math.ceil(steps / config.accumulate)
+        return epoch * updates + step // config.accumulate, config.epochs * updates
+    return epoch * steps + step, config.epochs * steps  # batches, also where several make one update
 
 
 def set_learning_rate(optimiser: Optimizer, config: TrainConfig, step: int, total: int) -> None:
@@ -123,10 +133,28 @@ def _cycle_of(config: TrainConfig, step: int, total: int) -> tuple[float, float]
 
 
 def freeze(network: SingleLogit, config: TrainConfig, epoch: int) -> None:
-    """In the first `frozen_epochs` only the last layer learns: its chance start would spoil trained features."""
-    network.requires_grad_(epoch >= config.frozen_epochs)
-    for layer in last_layers(network.backbone):
+    """In the first `frozen_epochs` only the last layers learn: their chance start would spoil trained features.
+
+    What does not learn computes as in use: its batch normalisation keeps its statistics, and nothing in it is dropped.
+    For a network in training mode.
+    """
+    frozen = epoch < config.frozen_epochs
+    network.requires_grad_(not frozen)
+    last = last_layers(network.backbone)
+    for layer in last:
         layer.requires_grad_(True)
+    if frozen and config.recipe_version > 1:
+        _evaluate_all_but(network, last)
+
+
+def _evaluate_all_but(module: nn.Module, last: Collection[nn.Module]) -> None:
+    """Evaluation mode for what has weights or statistics beside `last`; the dropout before them stays as it is."""
+    for child in module.children():
+        if any(one in last for one in child.modules()):
+            if child not in last:
+                _evaluate_all_but(child, last)
+        elif child.state_dict():
+            child.eval()
 
 
 def film_size(config: TrainConfig, full: int, epoch: int) -> int:

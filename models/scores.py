@@ -76,11 +76,14 @@ def known_of(logit: np.ndarray, truth: np.ndarray, column: int) -> tuple[np.ndar
 
 
 def log_loss(logit: np.ndarray, truth: np.ndarray) -> float:
-    """Mean of -log p(truth); NaN for an empty part."""
+    """Mean of -log p(truth); NaN for an empty part. An infinite logit costs nothing where it is right, else all."""
     if not len(truth):
         return math.nan
     logit, truth = np.asarray(logit, float), np.asarray(truth, float)
-    return float(np.mean(np.logaddexp(0, logit) - truth * logit))
+    with np.errstate(invalid="ignore"):  # infinity times 0, or less infinity
+        losses = np.logaddexp(0, logit) - truth * logit
+    losses = np.where(np.isinf(logit), np.where(truth == (logit > 0), 0.0, np.inf), losses)
+    return float(np.mean(losses))
 
 
 def summary(part: str, logit: np.ndarray, truth: np.ndarray) -> dict[str, float]:

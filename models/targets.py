@@ -17,6 +17,8 @@ class Targets:
     value: 1, 0 or a soft value in between; NaN where unknown, and everywhere in `calibrate` and `test`. One target is
     a vector; the targets of a shared network are the columns of a matrix, even if it is one column.
     weight: of the same shape, 0 where unknown. draw: how often a film of `train` is drawn, in relation to the others.
+    combination: with sampler=label_vector a number for each combination of findings; empty with any other, and where
+    the file was written before epochs of that sampler were as long as its minimum needs (recipe_version 1).
     """
 
     row: np.ndarray  # int64
@@ -26,6 +28,7 @@ class Targets:
     draw: np.ndarray  # float32
     image_id: np.ndarray  # bytes
     slugs: np.ndarray = field(default_factory=lambda: np.zeros(0, "S1"))  # bytes: of the columns; empty for a vector
+    combination: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int32))
 
     @classmethod
     def load(cls, path: Path) -> "Targets":
@@ -40,6 +43,12 @@ class Targets:
         """Positions with a known target in a part; of several targets, at least one."""
         known = self.known if self.value.ndim == 1 else self.known.any(axis=1)
         return np.flatnonzero((self.part == PARTS.index(part)) & known)
+
+    @property
+    def epoch_films(self) -> int:
+        """Films in an epoch, before its last batch is filled."""
+        here = self.usable("train")
+        return round(float(self.draw[here].sum(dtype=np.float64))) if len(self.combination) else len(here)
 
     @property
     def known(self) -> np.ndarray:

@@ -6,8 +6,9 @@ with `history.jsonl`, `last.ckpt` and `best.safetensors`; models.job publishes f
 
 import json
 import logging
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -25,7 +26,7 @@ from models.device import autocast
 from models.interrupts import Interrupted, Wish
 from models.paths import AttemptPaths, append_json_line, read_json_lines, write_bytes, write_text
 from models.persistence import Patience
-from models.recipe import Machine, assemble, film_size, freeze, set_learning_rate, update_average
+from models.recipe import Machine, assemble, film_size, freeze, place_in_schedule, set_learning_rate, update_average
 from models.resident import send
 from models.scores import NeverPositive, selection_rule, shared_summary, summary
 from models.snapshots import drop_snapshots, keep_snapshot, snapshot_facts
@@ -35,10 +36,12 @@ from models.weights import weights_bytes
 log = logging.getLogger(__name__)
 STREAM = 2  # keeps these draws apart from those of film order and augmentation
 OnEpoch = Callable[[dict[str, Any]], None]
+Place = tuple[int, int, int]  # seed, epoch, step
+Batch = tuple[np.ndarray, Place]  # positions of its films
 
 
 class NotANumber(RuntimeError):
-    """The loss became NaN or infinite."""
+    """A loss or a logit became NaN or infinite, or the gradients stay so."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,17 +116,19 @@ def train_epoch(task: Task, machine: Machine, progress: Progress, positions: np.
     saved = started = time.monotonic()
     losses, logits = [], []
     while progress.step < steps:
-        chosen = order[progress.step * config.batch_size :][: config.batch_size]
-        update = progress.epoch * steps + progress.step
-        set_learning_rate(machine.optimiser, config, update, config.epochs * steps)
-        loss, logit = train_step(task, machine, chosen, (config.seed, progress.epoch, progress.step))
+        update, updates = place_in_schedule(config, progress.epoch, progress.step, steps)
+        set_learning_rate(machine.optimiser, config, update, updates)
+        group = _group_of(config, order, progress.epoch, progress.step)
+        chosen, place = group[progress.step % config.accumulate]
+        loss, logit = train_step(task, machine, chosen, place, group)
         losses.append(loss)
         logits.append(logit)
         progress.truths += task.targets.truth(chosen).ravel().tolist()
         progress.step += 1
         whole = progress.step % config.accumulate == 0 or progress.step == steps
-        if whole:
-            apply_gradients(machine, config, update)
+        if whole and not apply_gradients(machine, config, update - progress.skipped):
+            progress.skipped += 1
+            _require_scale(machine, progress)
         task.still_wanted()
         due = time.monotonic() - saved > 60 * config.checkpoint_minutes and progress.step < steps
         if whole and (due or task.wish):
@@ -134,8 +139,20 @@ def train_epoch(task: Task, machine: Machine, progress: Progress, positions: np.
     _collect(progress, losses, logits, started)
 
 
-def train_step(task: Task, machine: Machine, chosen: np.ndarray, place: tuple[int, int, int]) -> tuple[Tensor, Tensor]:
-    """Gradients of the films at `chosen`; (loss, N or N x T logits), both on the device so that no step waits."""
+def _group_of(config: TrainConfig, order: np.ndarray, epoch: int, step: int) -> list[Batch]:
+    """The batches whose gradients make one update together with the one of `step`; an epoch's last group is shorter."""
+    first, size = step - step % config.accumulate, config.batch_size
+    last = min(first + config.accumulate, len(order) // size)
+    return [(order[one * size :][:size], (config.seed, epoch, one)) for one in range(first, last)]
+
+
+def train_step(
+    task: Task, machine: Machine, chosen: np.ndarray, place: Place, group: Sequence[Batch] = ()
+) -> tuple[Tensor, Tensor]:
+    """Gradients of the films at `chosen`; (loss, N or N x T logits), both on the device so that no step waits.
+
+    `group`: all batches of the update, this one among them; empty for an update of its own.
+    """
     targets, config = task.targets, task.config
     torch.manual_seed(step_seed(place))  # dropout's draws depend on the place alone, too
     size = film_size(config, task.pixels.size, place[1])
@@ -145,18 +162,44 @@ def train_step(task: Task, machine: Machine, chosen: np.ndarray, place: tuple[in
     with autocast(config):
         logit = machine.forward(machine.ranks.mine(batch))
     loss = machine.ranks.share(machine.loss(logit.float(), machine.ranks.mine(truth)))
-    (loss / config.accumulate).backward()
+    machine.scaler.scale(_in_group(task, machine, loss, logit, truth, group)).backward()
     return machine.ranks.whole(loss.detach(), logit.detach().float())
 
 
-def apply_gradients(machine: Machine, config: TrainConfig, update: int) -> None:
-    """One optimiser step with the gradients that have gathered."""
+def _in_group(
+    task: Task, machine: Machine, loss: Tensor, logit: Tensor, truth: Tensor, group: Sequence[Batch]
+) -> Tensor:
+    """What a batch adds to the mean loss of its group: each film, or each known answer, counts alike in all of it."""
+    config = task.config
+    if config.recipe_version == 1:  # a last group with fewer batches counted less, and moved the weights less
+        return loss / config.accumulate
+    if len(group) < 2:
+        return loss
+    if truth.ndim == 1:
+        return loss * (len(truth) / sum(len(chosen) for chosen, _ in group))
+    answers = [send(task.targets.truth(chosen), config.device) for chosen, _ in group]
+    blended = [mixup(one, one, config, place)[1] for one, (_, place) in zip(answers, group, strict=True)]
+    return machine.loss(logit.float(), truth, torch.cat(blended))
+
+
+def apply_gradients(machine: Machine, config: TrainConfig, update: int) -> bool:
+    """One optimiser step with the gradients that have gathered; False where they were no numbers and it was left out.
+
+    That happens with precision=fp16 alone, whose scaler then tries a smaller scale: neither the weights nor their
+    average move. `update`: how many steps there were before.
+    """
     machine.ranks.add_gradients(machine.network)
+    machine.scaler.unscale_(machine.optimiser)
     if config.clip:
         nn.utils.clip_grad_norm_(machine.network.parameters(), config.clip)
-    machine.optimiser.step()
+    scale = machine.scaler.get_scale()  # 1 without a scaler; with one it waits for the device
+    machine.scaler.step(machine.optimiser)
+    machine.scaler.update()
     machine.optimiser.zero_grad(set_to_none=True)
-    update_average(machine, config, update)
+    stepped = machine.scaler.get_scale() >= scale
+    if stepped:
+        update_average(machine, config, update)
+    return stepped
 
 
 def step_seed(place: tuple[int, int, int]) -> int:
@@ -176,7 +219,7 @@ def predict_logits(network: nn.Module, pixels: Pixels, rows: np.ndarray, config:
 
 def _save(task: Task, machine: Machine, progress: Progress) -> None:
     """The last checkpoint stays as the one before."""
-    progress.batch_size = task.config.batch_size
+    progress.batch_size, progress.scaler = task.config.batch_size, machine.scaler.state_dict()
     data = checkpoint_bytes(machine.network, machine.optimiser, progress, machine.averaged)
     paths = task.paths
     task.patience.write(lambda: write_checkpoint(paths.checkpoint, data, paths.previous), paths.checkpoint, len(data))
@@ -186,6 +229,8 @@ def _load(task: Task, machine: Machine) -> Progress | None:
     progress = load_checkpoint(task.paths.checkpoint, machine.network, machine.optimiser, machine.averaged)
     if progress and progress.batch_size:  # batches may have become smaller since, for want of memory
         progress.step = progress.step * progress.batch_size // task.config.batch_size
+    if progress and progress.scaler:
+        machine.scaler.load_state_dict(progress.scaler)
     return progress
 
 
@@ -203,6 +248,8 @@ def _epoch_row(task: Task, machine: Machine, progress: Progress, rule: Any) -> d
     targets = task.targets
     chosen = targets.usable("select")
     logits = predict_logits(machine.judged, task.pixels, targets.row[chosen], task.config)
+    if np.isnan(logits).any():
+        raise NotANumber(_no_number("A logit of part `select` is", progress))
     truth = targets.truth(chosen)
     films = len(progress.scores) // (targets.outputs or 1)
     row = {"epoch": progress.epoch + 1} | _figures(targets, progress, logits, truth)
@@ -211,7 +258,9 @@ def _epoch_row(task: Task, machine: Machine, progress: Progress, rule: Any) -> d
     row["learning_rate"] = machine.optimiser.param_groups[0]["lr"]
     row["images_per_second"] = round(films / max(progress.seconds, 1e-9), 1)
     row["seconds"] = round(progress.seconds, 3)
-    if progress.best_score is None or row["select_score"] > progress.best_score:
+    if machine.scaler.is_enabled():
+        row |= {"skipped_updates": progress.skipped, "loss_scale": machine.scaler.get_scale()}
+    if progress.best_score is None or math.isnan(progress.best_score) or row["select_score"] > progress.best_score:
         progress.best_score, progress.best_epoch = row["select_score"], progress.epoch + 1
         task.write(task.paths.best, weights_bytes(machine.judged))
     return row
@@ -235,15 +284,25 @@ def _collect(progress: Progress, losses: list[Tensor], logits: list[Tensor], sta
         return
     loss, logit = torch.stack(losses).cpu(), torch.stack(logits).cpu()
     if not torch.isfinite(loss).all() or not torch.isfinite(logit).all():
-        raise NotANumber(
-            f"The loss is no longer a number in epoch {progress.epoch + 1}. Lower the learning rate "
-            "(--set learning_rate=3e-4), keep the gradient clipping (clip=1) or use precision=fp32."
-        )
+        raise NotANumber(_no_number("The loss is", progress))
     progress.loss_sum += float(loss.double().sum()) * logit.shape[1]
     progress.scores += logit.flatten().tolist()
     progress.seconds += time.monotonic() - started
     losses.clear()
     logits.clear()
+
+
+def _require_scale(machine: Machine, progress: Progress) -> None:
+    """Gradients that overflow at a scale below 1 overflow by themselves: no smaller scale will help."""
+    if machine.scaler.get_scale() < 1:
+        raise NotANumber(_no_number("The gradient, whatever the scale of the loss, is", progress))
+
+
+def _no_number(what: str, progress: Progress) -> str:
+    return (
+        f"{what} no longer a number in epoch {progress.epoch + 1}. Lower the learning rate "
+        "(--set learning_rate=3e-4), keep the gradient clipping (clip=1) or use precision=fp32."
+    )
 
 
 def _next_epoch(progress: Progress) -> Progress:
@@ -253,6 +312,7 @@ def _next_epoch(progress: Progress) -> Progress:
         best_score=progress.best_score,
         history_rows=progress.history_rows + 1,
         snapshots=progress.snapshots,
+        skipped=progress.skipped,
     )
 
 

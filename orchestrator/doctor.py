@@ -22,7 +22,7 @@ from orchestrator.memory import Estimate, estimate
 from orchestrator.places import address
 from orchestrator.plan import chosen_targets, read_material, resolved_config, usable_views
 from orchestrator.probes import missing_folders, remove_probes
-from orchestrator.sharing import AUTO, gpu_share
+from orchestrator.sharing import AUTO, cluster_precision, gpu_share
 from orchestrator.storage import is_remote
 from orchestrator.verdicts import Check, Machine, Wish
 from orchestrator.verdicts_here import judge_connection
@@ -73,7 +73,7 @@ def examine(request: DoctorRequest) -> Diagnosis:
     """Errors: InputError for what the command line got wrong; what the machines lack is a check."""
     with connected(request.address) as ray:
         device = "cuda" if ray.cluster_resources().get("GPU", 0) > 0 else "cpu"
-        works = planned_work(request, device)
+        works = planned_work(request, device, cluster_precision(ray))
         machines = inspect(ray, request)
         wish = _wish(request, works, machines, device)
         checks = verdicts.judge(machines, wish)
@@ -89,10 +89,10 @@ def examine(request: DoctorRequest) -> Diagnosis:
     )
 
 
-def planned_work(request: DoctorRequest, device: str) -> list[Work]:
+def planned_work(request: DoctorRequest, device: str, card: str) -> list[Work]:
     """In the order of `hilum train`, longest first; without a data set one network with the settings as given."""
     if request.dataset is None:
-        config = resolved_config(_anything(), request.settings, 0, device)
+        config = resolved_config(_anything(), request.settings, 0, device, card=card)
         memory = estimate(config, SIZE_WITHOUT_DATA, 0)
         return [Work(name="one target", config=config, films=0, watched=0, predicted=0, memory=memory)]
     material = read_material(request.dataset, request.findings)
@@ -100,7 +100,7 @@ def planned_work(request: DoctorRequest, device: str) -> list[Work]:
     works = []
     for slug in chosen_targets(request.targets, manifest["findings"], material.catalog):
         for member in range(request.members):
-            config = resolved_config(material.catalog[slug], request.settings, member, device)
+            config = resolved_config(material.catalog[slug], request.settings, member, device, card=card)
             require_films(config, manifest["size"], own_cluster(request.address))
             parts = material.parts[usable_views(material.frame, config.views)]
             counts = {part: int((parts == part).sum()) for part in ("train", "select", "calibrate", "test")}

@@ -73,5 +73,5 @@ def epoch_seconds(job: Job) -> tuple[float, int]:
 def _films(job: Job) -> tuple[int, int, int]:
     """Films that are trained on, looked at after every epoch, and predicted at the end."""
     targets = Targets.load(job.paths.targets)
-    train, select = len(targets.usable("train")), len(targets.usable("select"))
+    train, select = targets.epoch_films, len(targets.usable("select"))
     return max(train, 1), select, len(targets.row) - len(targets.all_of("train"))

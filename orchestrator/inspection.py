@@ -62,6 +62,12 @@ def cards() -> list[dict[str, Any]]:
     return _gpus()
 
 
+def capabilities() -> list[tuple[int, int]]:
+    """The compute capability of each GPU of this node, as nvidia-smi tells it; empty where it is too old to."""
+    words = [line.split(".") for line in _ask_nvidia("compute_cap")]
+    return [(int(major), int(minor)) for major, minor in words]
+
+
 def now() -> float:
     """This node's clock."""
     return time.time()
@@ -144,15 +150,20 @@ def _meminfo() -> dict[str, int]:
 
 
 def _gpus() -> list[dict[str, Any]]:
+    rows = [[word.strip() for word in line.split(",")] for line in _ask_nvidia("name,memory.total,memory.used")]
+    return [{"name": name, "total": int(total) * 2**20, "used": int(used) * 2**20} for name, total, used in rows]
+
+
+def _ask_nvidia(fields: str) -> list[str]:
+    """nvidia-smi's line for each GPU; none where there is no nvidia-smi, or it does not know a field."""
     if not shutil.which("nvidia-smi"):
         return []
-    command = ["nvidia-smi", "--query-gpu=name,memory.total,memory.used", "--format=csv,noheader,nounits"]
+    command = ["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader,nounits"]
     try:
         answer = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout
     except (OSError, subprocess.SubprocessError):
         return []
-    rows = [[word.strip() for word in line.split(",")] for line in answer.splitlines() if line.strip()]
-    return [{"name": name, "total": int(total) * 2**20, "used": int(used) * 2**20} for name, total, used in rows]
+    return [line for line in answer.splitlines() if line.strip()]
 
 
 def _write_probe(run: str, token: str, node: str) -> str:

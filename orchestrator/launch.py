@@ -28,7 +28,7 @@ from orchestrator.places import address, publish, refresh, stop_waiting
 from orchestrator.plan import Job, TrainRequest, plan_run
 from orchestrator.retries import INTERRUPTED, Retries
 from orchestrator.rounds import whole_rounds
-from orchestrator.sharing import definite_share, memory_request
+from orchestrator.sharing import cluster_precision, definite_share, memory_request
 from orchestrator.storage import is_remote
 from orchestrator.watch import Watch
 from orchestrator.worker import train_in_worker
@@ -49,7 +49,7 @@ def train_run(request: TrainRequest, on_event: OnEvent) -> list[dict[str, Any]]:
     run = RunPaths(request.out)
     with exclusive(run):
         if request.inline:
-            jobs = plan_run(request, inline_device())
+            jobs = plan_run(request, inline_device(), inline_card())
             _announce(jobs, on_event)
             _run_inline(request, run, jobs, on_event)
         else:
@@ -61,7 +61,7 @@ def train_run(request: TrainRequest, on_event: OnEvent) -> list[dict[str, Any]]:
 
 def _run_on_ray(ray: ModuleType, request: TrainRequest, run: RunPaths, on_event: OnEvent) -> list[Job]:
     device = cluster_device(ray)
-    jobs = plan_run(request, device)
+    jobs = plan_run(request, device, cluster_precision(ray))
     waiting = longest_first([job for job in jobs if not job.finished])
     gpus = definite_share(ray, request.gpus_per_target, device, request.dataset, [job.config for job in waiting])
     if waiting:
@@ -243,6 +243,13 @@ def inline_device() -> str:
     import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def inline_card() -> str:
+    """What precision=auto means on this machine's GPU; of no matter where there is none."""
+    from models.device import own_card_precision
+
+    return own_card_precision() if inline_device() == "cuda" else "auto"
 
 
 def _resident_bytes() -> int:

@@ -69,7 +69,7 @@ def estimate(config: TrainConfig, image_size: int, films: int) -> Estimate:
     weights, _, basis = _backbone(config.backbone)
     batch = config.batch_size * film_bytes(config, image_size)
     cuda = config.device.startswith("cuda")
-    if cuda and config.precision == "bf16":
+    if cuda and config.precision != "fp32":
         batch *= 0.6  # most activations in two bytes; norms, loss and the copies of the weights stay at four
     work = int(4 * STATE_COPIES * weights + WORKING_FACTOR * batch)
     host = BASE_BYTES + 4 * CHECKPOINT_COPIES * weights + (CUDA_HOST_BYTES if cuda else work)

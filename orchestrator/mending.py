@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Mapping
 from typing import Any
 
-from models.config import TrainConfig
+from models.config import RECIPE_VERSION, TrainConfig
 from models.paths import RunPaths, TargetPaths, read_json
 from pathologies.errors import InputError
 
@@ -35,8 +35,10 @@ def config_again(paths: TargetPaths, config: TrainConfig, planned: Mapping[str, 
     """The configuration that the damaged `config.json` had. Errors: InputError where that is not the one asked for."""
     if planned:
         same = dataclasses.replace(config, device=planned["device"], precision=planned["precision"])
-        if same.digest() == planned["config"]:
-            return same
+        for version in (config.recipe_version, *range(RECIPE_VERSION, 0, -1)):
+            same = dataclasses.replace(same, recipe_version=version)
+            if same.digest() == planned["config"]:
+                return same
     raise InputError(
         f"{paths.config} is damaged, and what is asked for now is not what the run's plan has for it. Give the same "
         f"settings as before and it is written again; or remove {paths.root} to train that target anew."

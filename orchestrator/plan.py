@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from models.config import TrainConfig, build_config
+from models.config import RECIPE_VERSION, TrainConfig, build_config
 from models.paths import RunPaths, TargetPaths, read_json, remove_folder, write_json
 from models.processor import cpu_precision
 from orchestrator.backbones import require_backbone, require_films
@@ -20,16 +20,16 @@ from orchestrator.cluster import own_cluster
 from orchestrator.dataset import Dataset, load_dataset
 from orchestrator.mending import config_again, is_damaged, read_planned, targets_are_whole
 from orchestrator.places import address
-from orchestrator.reduction import as_reduced
+from orchestrator.reduction import as_reduced, as_wished
 from orchestrator.shared_plan import SHARED, SharedTask, shared_task
 from orchestrator.starts import require_others, require_start, start_entry, start_note
-from orchestrator.teaching import Material, sampler_weights, usable_views, write_targets
+from orchestrator.teaching import Material, usable_views, write_targets
 from orchestrator.tuned import tuned_settings
 from pathologies.catalog import CHEXPERT_TARGETS, Pathology, find_pathology, load_catalog
 from pathologies.errors import InputError
 from pathologies.labels import LabelPolicy
 
-__all__ = ["Job", "Material", "TrainRequest", "plan_run", "read_material", "sampler_weights", "usable_views"]
+__all__ = ["Job", "Material", "TrainRequest", "plan_run", "read_material", "usable_views"]
 
 
 UNTUNED = "not tuned: its usual settings"
@@ -79,8 +79,11 @@ class Job:
         return f"{self.slug}/{self.member}"
 
 
-def plan_run(request: TrainRequest, device: str) -> list[Job]:
-    """Write what every job needs and return the jobs, finished ones marked. `device`: what `auto` means here."""
+def plan_run(request: TrainRequest, device: str, card: str = "bf16") -> list[Job]:
+    """Write what every job needs and return the jobs, finished ones marked.
+
+    `device`: what `auto` means here; `card`: what precision=auto means on its GPUs.
+    """
     material = read_material(request.dataset, request.findings)
     slugs = chosen_targets(request.targets, material.dataset.manifest["findings"], material.catalog)
     run = RunPaths(request.out)
@@ -99,9 +102,12 @@ def plan_run(request: TrainRequest, device: str) -> list[Job]:
         for member in range(request.members):
             settings = {**request.settings, **request.member_settings.get(member, {})}
             if request.shared:
-                job = _shared_job(run.shared(member), member, settings, material, slugs, device)
+                config = build_config({"recipe_version": RECIPE_VERSION}, settings)
+                paths = run.shared(member)
+                config = _as_before(_definite(config, member, device, card), settings, paths)
+                job = _shared_job(paths, member, config, material, slugs)
             else:
-                config = resolved_config(material.catalog[slug], settings, member, device, tuned.get(slug))
+                config = resolved_config(material.catalog[slug], settings, member, device, tuned.get(slug), card)
                 paths = run.target(slug, member)
                 config, untuned = _as_before(config, settings, paths), bool(tuned) and slug not in tuned
                 job = Job(slug=slug, member=member, paths=paths, config=config, untuned=untuned)
@@ -121,11 +127,8 @@ def plan_run(request: TrainRequest, device: str) -> list[Job]:
     return jobs
 
 
-def _shared_job(
-    paths: TargetPaths, member: int, settings: Mapping[str, Any], material: Material, slugs: list[str], device: str
-) -> Job:
+def _shared_job(paths: TargetPaths, member: int, config: TrainConfig, material: Material, slugs: list[str]) -> Job:
     """Its configuration is the defaults and the user's; an empty policy in it means each finding's own."""
-    config = _as_before(_definite(build_config(settings), member, device), settings, paths)
     require_backbone(config.backbone)
     shared = shared_task(material, slugs, config)
     return Job(slug=SHARED, member=member, paths=paths, config=config, shared=shared)
@@ -165,17 +168,22 @@ def write_job(job: Job, material: Material, force: bool = False, run: RunPaths |
 
 
 def _as_before(config: TrainConfig, settings: Mapping[str, Any], paths: TargetPaths) -> TrainConfig:
-    """Device and precision that the user left to us stay what they were: they are resolved once in a run.
+    """Device, precision and recipe that the user left to us stay what they were: they are resolved once in a run.
 
-    Only an unfinished training whose device is not here begins anew on the one that is.
+    Only an unfinished training whose device is not here begins anew on the one that is, and a training that begins
+    anew with other settings has the newest recipe.
     """
     if not paths.config.exists() or is_damaged(paths):
         return config
-    before = TrainConfig(**read_json(paths.config)["config"])
+    before = TrainConfig(**as_wished(read_json(paths.config))["config"])
     if not is_finished(paths) and before.device != config.device:
         return config
     kept = {name: getattr(before, name) for name in ("device", "precision") if settings.get(name, "auto") == "auto"}
-    return dataclasses.replace(config, **kept)
+    config = dataclasses.replace(config, **kept)
+    if "recipe_version" not in settings:
+        same = dataclasses.replace(config, recipe_version=before.recipe_version)
+        config = same if same.digest() == before.digest() else config
+    return config
 
 
 def chosen_targets(names: tuple[str, ...], labelled: list[str], catalog: Mapping[str, Pathology]) -> list[str]:
@@ -199,11 +207,19 @@ def chosen_targets(names: tuple[str, ...], labelled: list[str], catalog: Mapping
 
 
 def resolved_config(
-    pathology: Pathology, settings: Mapping[str, Any], member: int, device: str, tuned: Mapping[str, Any] | None = None
+    pathology: Pathology,
+    settings: Mapping[str, Any],
+    member: int,
+    device: str,
+    tuned: Mapping[str, Any] | None = None,
+    card: str = "bf16",
 ) -> TrainConfig:
-    """Defaults, the finding's overrides, those of a search, the user's; nothing in it is left to be decided later."""
+    """Defaults, the finding's overrides, those of a search, the user's; nothing in it is left to be decided later.
+
+    `device`, `card`: as in `plan_run`. Only where `card` is `auto` the precision is left to the training process.
+    """
     try:
-        config = build_config(pathology.training, tuned or {}, settings)
+        config = build_config({"recipe_version": RECIPE_VERSION}, pathology.training, tuned or {}, settings)
         require_backbone(config.backbone)
     except ValueError as error:
         if not pathology.training:
@@ -213,15 +229,15 @@ def resolved_config(
         uncertain=config.uncertain or pathology.policy.uncertain, blank=config.blank or pathology.policy.blank
     )
     config = dataclasses.replace(config, uncertain=policy.uncertain, blank=policy.blank)
-    return _definite(config, member, device)
+    return _definite(config, member, device, card)
 
 
-def _definite(config: TrainConfig, member: int, device: str) -> TrainConfig:
+def _definite(config: TrainConfig, member: int, device: str, card: str) -> TrainConfig:
     """The member's seed, the device and the precision."""
     device = device if config.device == "auto" else config.device
     precision = config.precision
     if precision == "auto":
-        precision = "bf16" if device.startswith("cuda") else cpu_precision()
+        precision = card if device.startswith("cuda") else cpu_precision()
     return dataclasses.replace(config, seed=config.seed + member, device=device, precision=precision)
 
 

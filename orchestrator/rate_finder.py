@@ -45,7 +45,8 @@ def find_rate(request: RateRequest, on_step: Callable[[int, int], None] | None =
     """Run the test in this process. Errors: InputError for a finding or a setting that there is not."""
     material = read_material(request.dataset, request.findings)
     slug = chosen_targets((request.target,), material.dataset.manifest["findings"], material.catalog)[0]
-    config = resolved_config(material.catalog[slug], request.settings, 0, available_device("auto"))
+    device, finding = available_device("auto"), material.catalog[slug]
+    config = resolved_config(finding, request.settings, 0, device, card="auto")  # of this process's own GPU
     require_films(config, material.dataset.manifest["size"])
     with tempfile.TemporaryDirectory(prefix="hilum-") as folder:
         paths = TargetPaths(Path(folder))

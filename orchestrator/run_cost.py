@@ -83,7 +83,7 @@ def span_of(numbers: tuple[int, ...]) -> str:
 
 def _films(one: Trained) -> int:
     """Films in one of its epochs; the last batch is filled up."""
-    films, batch = len(Targets.load(one.paths.targets).usable("train")), one.config["batch_size"]
+    films, batch = Targets.load(one.paths.targets).epoch_films, one.config["batch_size"]
     return -(-films // batch) * batch
 
 

@@ -10,11 +10,12 @@ from typing import Any
 
 from models.paths import RunPaths, read_json
 from orchestrator.cluster import connected, end_tasks, require_room
-from orchestrator.launch import OnEvent, cluster_device, exclusive, inline_device, record
+from orchestrator.launch import OnEvent, cluster_device, exclusive, inline_card, inline_device, record
 from orchestrator.places import stop_waiting
 from orchestrator.plan import Material, chosen_targets, read_material, require_same_data, write_plan
 from orchestrator.search_files import SearchPaths, adopt_trials, ranked, read_trials
 from orchestrator.search_plan import Search, SearchRequest, open_search
+from orchestrator.sharing import cluster_precision
 from orchestrator.tuned import write_tuned
 from pathologies.errors import InputError
 
@@ -36,20 +37,22 @@ def tune_run(request: SearchRequest, on_event: OnEvent) -> dict[str, Any]:
         require_same_data(run, material.dataset)
         errors: dict[str, str] = {}
         if request.inline:
-            searches = _open_all(request, material, slugs, inline_device())
+            searches = _open_all(request, material, slugs, inline_device(), inline_card())
             _run_inline(searches, run, on_event)
         elif _all_finished(request, run, slugs):
-            searches = _open_all(request, material, slugs, "cpu")
+            searches = _open_all(request, material, slugs, "cpu", "auto")
         else:
             with connected(request.address) as ray:
-                searches = _open_all(request, material, slugs, cluster_device(ray))
+                searches = _open_all(request, material, slugs, cluster_device(ray), cluster_precision(ray))
                 errors = _run_on_ray(ray, request, searches, on_event)
         notes = [note for search in searches.values() for note in _conclude(search, run, errors)]
         return {"searches": searches, "errors": errors, "notes": notes}
 
 
-def _open_all(request: SearchRequest, material: Material, slugs: list[str], device: str) -> dict[str, Search]:
-    searches = {slug: open_search(request, slug, material, device) for slug in slugs}
+def _open_all(
+    request: SearchRequest, material: Material, slugs: list[str], device: str, card: str
+) -> dict[str, Search]:
+    searches = {slug: open_search(request, slug, material, device, card) for slug in slugs}
     blind = [slug for slug, search in searches.items() if search.rule.name == "last_epoch"]
     if blind:
         raise InputError(

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from models.config import TrainConfig, difference
+from models.config import RECIPE_VERSION, TrainConfig, difference
 from models.paths import RunPaths, TargetPaths, read_json, write_json
 from models.scores import SelectionRule, selection_rule
 from orchestrator.backbones import require_films
@@ -32,6 +32,7 @@ from pathologies.errors import InputError
 from pathologies.labels import LabelContract, raw_labels, resolve
 
 FORMAT = "hilum-search/1"
+BEFORE = {"recipe_version": 1, "card": "bf16"}  # of a search whose `search.json` does not say
 # The log-loss of raw logits punishes these, although the calibration that follows undoes what they do.
 SHIFTING = ("loss", "positive_weight", "sampler", "label_smoothing", "mixup")
 
@@ -65,6 +66,7 @@ class Search:
     device: str
     rule: SelectionRule
     space: tuple[Dimension, ...]
+    resolved: Mapping[str, Any]  # `recipe_version`, and `card` as in plan_run: as they were when it began
 
     @property
     def slug(self) -> str:
@@ -95,8 +97,9 @@ class Search:
 
     def config(self, values: Mapping[str, Any] | None = None) -> TrainConfig:
         """The whole configuration of a trial with these values; without any, the defaults."""
-        pathology = self.material.catalog[self.slug]
-        return resolved_config(pathology, self.request.settings, 0, self.device, values)
+        settings = {"recipe_version": self.resolved["recipe_version"], **self.request.settings}
+        card = self.resolved["card"]
+        return resolved_config(self.material.catalog[self.slug], settings, 0, self.device, values, card)
 
     def write(self, paths: TargetPaths, values: Mapping[str, Any]) -> None:
         """A target folder with these settings, as the launcher would write it."""
@@ -125,18 +128,27 @@ class Search:
         drop_checkpoints(read_trials(self.paths), keep)
 
 
-def open_search(request: SearchRequest, slug: str, material: Material, device: str) -> Search:
-    """Open or begin a search; its `search.json` says under what settings. Errors: it was begun under others."""
+def open_search(
+    request: SearchRequest, slug: str, material: Material, device: str, card: str = BEFORE["card"]
+) -> Search:
+    """Open or begin a search; its `search.json` says under what settings. Errors: it was begun under others.
+
+    `device`, `card`: as in `plan_run`, for a search that begins.
+    """
     paths = SearchPaths(RunPaths(request.out), slug)
     if paths.description.exists():
-        device = read_json(paths.description)["device"]  # where it began, so that its trials stay comparable
+        began = read_json(paths.description)  # where and how it began, so that its trials stay comparable
+        device, resolved = began["device"], began.get("resolved", BEFORE)
+    else:
+        resolved = {"recipe_version": RECIPE_VERSION, "card": card if device.startswith("cuda") else BEFORE["card"]}
     defaults = resolved_config(material.catalog[slug], request.settings, 0, device)
     require_films(defaults, material.dataset.manifest["size"], request.inline or own_cluster(request.address))
     rule = selection_rule(_select_truth(material, slug, defaults.views))
     fixed = {*request.settings} | (set() if rule.name == "auc" else set(SHIFTING))
     labels = raw_labels(material.frame, slug)[material.parts == "train"]
     space = space_for(labels, defaults.to_dict(), fixed)
-    search = Search(request=request, paths=paths, material=material, device=device, rule=rule, space=space)
+    search = Search(request=request, paths=paths, material=material, device=device, rule=rule, space=space,
+                    resolved=resolved)  # fmt: skip
     _describe(search)
     return search
 
@@ -153,6 +165,8 @@ def _describe(search: Search) -> None:
         "score": f"{search.rule.name} on part select; {search.rule.reason}",
         "data": {name: manifest[name] for name in ("images_sha256", "labels_sha256", "split_hash")},
     }
+    if search.resolved != BEFORE:
+        described["resolved"] = dict(search.resolved)
     if search.paths.description.exists():
         changed = difference(read_json(search.paths.description), described)
         if changed:

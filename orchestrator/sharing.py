@@ -4,13 +4,14 @@ In: jobs or configs, the size of the data set, what the nodes offer. Out: a shar
 the launcher and the doctor. No torch, and Ray only as it is handed in.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import ModuleType
 from typing import Any
 
 from models.cache import DEVICE_SHARE
 from models.config import TrainConfig
 from models.paths import DatasetPaths, read_json
+from models.processor import card_precision
 from orchestrator import inspection
 from orchestrator.memory import Estimate, cache_bytes, estimate
 from pathologies.errors import InputError
@@ -83,13 +84,29 @@ def definite_share(
 
 def smallest_card(ray: ModuleType) -> int:
     """Bytes of the smallest GPU of all nodes; 0 where no node tells."""
+    return min((card["total"] for card in _of_all_cards(ray, inspection.cards)), default=0)
+
+
+def cluster_precision(ray: ModuleType) -> str:
+    """What precision=auto is on GPUs: what the oldest of all nodes computes in, so that a target may go to any.
+
+    `auto` where no node tells, or none has a GPU: each training then finds out on the GPU that it gets.
+    """
+    found = _of_all_cards(ray, inspection.capabilities)
+    return card_precision(min(found)) if found else "auto"
+
+
+def _of_all_cards(ray: ModuleType, look: Callable[[], list]) -> list:
+    """What `look` tells of the GPUs of every node that has any."""
+    nodes = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("GPU", 0)]
+    if not nodes:
+        return []
     from ray.util import scheduling_strategies
 
-    nodes = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("GPU", 0)]
     place = scheduling_strategies.NodeAffinitySchedulingStrategy
-    look = ray.remote(num_cpus=0, max_retries=0)(inspection.cards)
-    asked = [look.options(scheduling_strategy=place(node["NodeID"], soft=False)).remote() for node in nodes]
-    return min((card["total"] for cards in ray.get(asked, timeout=ANSWER_SECONDS) for card in cards), default=0)
+    remote = ray.remote(num_cpus=0, max_retries=0)(look)
+    asked = [remote.options(scheduling_strategy=place(node["NodeID"], soft=False)).remote() for node in nodes]
+    return [card for cards in ray.get(asked, timeout=ANSWER_SECONDS) for card in cards]
 
 
 def memory_request(nodes: Iterable[dict[str, Any]], config: TrainConfig, gpus: float, host: int) -> int:

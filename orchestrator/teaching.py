@@ -5,7 +5,7 @@ of a run; `plan` hands its names on. The labels of `calibrate` and `test` are no
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from models.targets import PARTS, Targets
 from orchestrator.dataset import Dataset
 from pathologies.catalog import Pathology
 from pathologies.labels import LabelContract, LabelPolicy, resolve, training_contract
-from pathologies.sampling import target_weights, vector_weights
+from pathologies.sampling import combination_of, target_weights, vector_weights
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,10 +48,14 @@ def write_targets(paths: TargetPaths, payload: Mapping[str, Any], material: Mate
         part=np.array([PARTS.index(part) for part in parts[rows]], np.uint8),
         value=value[rows],
         weight=weight[rows],
-        draw=sampler_weights(config, frame, parts, value, findings)[rows],
+        draw=np.ones(len(rows), np.float32),
         image_id=frame["image_id"].to_numpy(str)[rows].astype(bytes),
         slugs=np.array(slugs, "S"),
     )
+    if config.recipe_version > 1:
+        targets = with_draws(targets, config, frame[findings].to_numpy(np.float32)[rows])
+    else:
+        targets = replace(targets, draw=sampler_weights(config, frame, parts, value, findings)[rows])
     targets.save(paths.targets)
 
 
@@ -74,10 +78,28 @@ def taught_column(material: Material, slug: str, policy: LabelPolicy, seed: int)
     return value, weight
 
 
+def with_draws(targets: Targets, config: TrainConfig, labels: np.ndarray) -> Targets:
+    """`targets` with how often the config's sampler draws each film of `train`. Weights, never duplicated rows.
+
+    They are those of the films that are drawn from: of the views of the config, and of a known answer. `labels`: raw,
+    films x findings of the data set.
+    """
+    here, draw = targets.usable("train"), np.ones(len(targets.row), np.float32)
+    if config.sampler == "balanced":
+        draw[here] = target_weights(targets.value[here])
+    elif config.sampler == "label_vector":
+        draw[here] = vector_weights(labels[here], config.sampler_minimum)
+        return replace(targets, draw=draw, combination=combination_of(labels == 1).astype(np.int32))
+    return replace(targets, draw=draw)
+
+
 def sampler_weights(
     config: TrainConfig, frame: pd.DataFrame, parts: np.ndarray, value: np.ndarray, findings: list[str]
 ) -> np.ndarray:
-    """How often each film of `train` is drawn; equal for the natural sampler. Weights, never duplicated rows."""
+    """The weights of recipe_version 1, which counted films of `train` that are never drawn, of other views, too.
+
+    Kept for the trainings that were begun under it.
+    """
     weights = np.ones(len(frame), np.float32)
     here = parts == "train"
     if config.sampler == "balanced":

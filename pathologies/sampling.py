@@ -1,8 +1,8 @@
-"""Oversampling as sampler weights: how often a row is drawn, never a duplicated row.
+"""Oversampling: how often a row comes in an epoch, never a duplicated row.
 
-Goes in: the resolved labels of part `train`, after the split. Comes out: a float64 weight for each row; how often it is
-drawn in an epoch of n draws with replacement is, on average, n times its share of the weights. Called by the driver of
-`train` and by the training loop. Needs numpy alone.
+Goes in: the resolved labels of the films that a training draws from, after the split. Comes out: a float64 weight for
+each row (it is drawn in proportion to it), or the rows of an epoch. Called by the driver of `train`, which stores the
+weights, and by the training loop, which draws the epoch. Needs numpy alone.
 """
 
 import numpy as np
@@ -10,21 +10,34 @@ import numpy as np
 from pathologies.errors import InputError
 
 
-def vector_weights(labels: np.ndarray, minimum: int, *, most: float | None = None) -> np.ndarray:
-    """Weights under which every observed combination of findings is drawn `minimum` times an epoch, or more.
+def vector_weights(labels: np.ndarray, minimum: int) -> np.ndarray:
+    """How often each row comes, on average, in an epoch in which every combination of findings comes `minimum` times.
 
     `labels` is [rows, findings]; 1 is positive and everything else (0, soft, unknown) is not. A row of a combination
-    with c rows weighs max(1, minimum / c), so frequent combinations stay as they are, and the epoch that the minimum
-    holds for has `epoch_draws(weights)` draws. `most` bounds how often one row is drawn in it, at the minimum's cost.
+    with c rows weighs max(1, minimum / c): frequent combinations stay as they are. `vector_epoch` draws that epoch.
     """
     labels = np.asarray(labels)
     if labels.ndim != 2:
         raise ValueError(f"Labels have shape {labels.shape}. Allowed: rows x findings.")
-    if minimum < 1 or (most is not None and most < 1):
-        raise InputError(f"The minimum is {minimum}, the most is {most}. Allowed: 1 or more.")
+    _check_minimum(minimum)
     group = combination_of(labels == 1)
-    weights = np.maximum(1.0, minimum / np.bincount(group))[group] if len(group) else np.zeros(0)
-    return weights if most is None else np.minimum(weights, most)
+    return np.maximum(1.0, minimum / np.bincount(group))[group] if len(group) else np.zeros(0)
+
+
+def vector_epoch(combination: np.ndarray, minimum: int, draws: np.random.Generator) -> np.ndarray:
+    """The rows of an epoch in random order: each of them, and those of a rare combination so often that it has
+    exactly `minimum`, as evenly as can be; which of its rows come once more than the others is drawn.
+
+    `combination`: a number for each row, as `combination_of` gives it; they need not be consecutive.
+    """
+    _check_minimum(minimum)
+    group, rows = np.unique(combination, return_inverse=True, return_counts=True)[1:]
+    order = draws.permutation(len(group))
+    order = order[np.argsort(group[order], kind="stable")]  # rows of a combination side by side, in random order
+    here, first = rows[group[order]], (np.cumsum(rows) - rows)[group[order]]
+    wanted = np.maximum(here, minimum)
+    times = wanted // here + (np.arange(len(order)) - first < wanted % here)
+    return draws.permutation(np.repeat(order, times))
 
 
 def target_weights(values: np.ndarray, positive_share: float = 0.5) -> np.ndarray:
@@ -45,14 +58,14 @@ def target_weights(values: np.ndarray, positive_share: float = 0.5) -> np.ndarra
     return share * known.sum()
 
 
-def epoch_draws(weights: np.ndarray) -> int:
-    """Draws in an epoch in which a row of weight 1 is drawn once on average."""
-    return int(np.ceil(np.sum(weights)))
-
-
 def combination_of(positive: np.ndarray) -> np.ndarray:
     """The number of each row's combination of findings; equal rows of the boolean matrix have equal numbers."""
     codes = np.zeros(len(positive), np.int64)
     for byte in np.packbits(positive, axis=1).T:  # renumbered after every byte, so that any number of findings fits
         codes = np.unique(codes * 256 + byte, return_inverse=True)[1]
     return codes
+
+
+def _check_minimum(minimum: int) -> None:
+    if minimum < 1:
+        raise InputError(f"The minimum is {minimum}. Allowed: 1 or more.")

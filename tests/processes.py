@@ -1,6 +1,8 @@
 """What the system tells about processes (Linux): who descends from whom, environments, names, who is alive."""
 
 import os
+import random
+import secrets
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -44,6 +46,18 @@ def wait_for(condition: Callable[[], object], seconds: float = 180) -> object:
             return value
         time.sleep(0.02)
     raise TimeoutError(f"{condition} was not true within {seconds} s")
+
+
+def kill_delays(count: int = 1, longest: float = 0.3) -> list[float]:
+    """Seconds to wait before each kill, drawn anew in every run; printed with the seed, which repeats them.
+
+    pytest shows the line of a test that fails: HILUM_KILL_SEED=... in the environment kills at the same moments.
+    """
+    seed = int(os.environ.get("HILUM_KILL_SEED") or secrets.randbelow(2**32))
+    draws = random.Random(seed)
+    delays = [draws.uniform(0, longest) for _ in range(count)]
+    print(f"HILUM_KILL_SEED={seed}: killed after {', '.join(f'{one:.4f}' for one in delays)} s")
+    return delays
 
 
 def all_gone(pids: Iterable[int], seconds: float = 30) -> list[str]:

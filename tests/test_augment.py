@@ -40,14 +40,72 @@ def test_the_heart_stays_on_its_side():
         assert (changed[..., :8].mean((1, 2, 3)) > changed[..., 16:].mean((1, 2, 3))).all()
 
 
-def test_a_shift_moves_by_what_was_asked():
-    config = TrainConfig(**{**STILL, "translation": 0.25}, augment_probability=1.0)
-    batch = torch.zeros(200, 1, 32, 32)
-    batch[:, :, 16, 16] = 1
-    columns = augment(batch, config, (0, 0, 0)).sum(2).argmax(-1)[:, 0]
-    assert columns.min() >= 16 - 9
-    assert columns.max() <= 16 + 9
-    assert columns.float().std() > 3
+def blob(n, row, column, size=64):
+    """A bright spot of a few pixels around (row, column)."""
+    y, x = torch.meshgrid(torch.arange(size), torch.arange(size), indexing="ij")
+    spot = torch.exp(-((y - row) ** 2 + (x - column) ** 2) / 8.0)
+    return spot.expand(n, 1, size, size).contiguous()
+
+
+def places(films):
+    """(x to the right, y downwards) of the spot's centre of mass, in pixels from the middle of the film."""
+    middle = (films.shape[-1] - 1) / 2
+    weight = films[:, 0] / films.sum((2, 3))[:, :, None]
+    axis = torch.arange(films.shape[-1]) - middle
+    return (weight.sum(1) * axis).sum(1), (weight.sum(2) * axis).sum(1)
+
+
+def change_of(place, **strength):
+    """x and y of the spot in 400 films that are changed by one setting alone."""
+    films = blob(400, *place)
+    return places(augment(films, TrainConfig(**{**STILL, **strength}, augment_probability=1.0), (0, 0, 0)))
+
+
+def assert_uniform(values, bound, slack):
+    """Within the bound, up to it, on both sides, as evenly as uniform draws."""
+    assert values.abs().max() <= bound + slack
+    assert values.max() > 0.97 * bound - slack
+    assert values.min() < -0.97 * bound + slack
+    assert values.std() == pytest.approx(bound / 3**0.5, rel=0.1)
+
+
+def test_a_turn_has_the_angle_that_was_asked_for():
+    x, y = change_of((32, 52), rotation=20.0)
+    start = torch.atan2(torch.tensor(0.5), torch.tensor(20.5))
+    assert_uniform(torch.rad2deg(torch.atan2(y, x) - start), 20.0, 0.3)
+    assert torch.hypot(x, y).std() < 0.1, "it turns around the middle"
+
+
+def test_a_size_changes_by_what_was_asked_for():
+    x, y = change_of((45, 49), scaling=0.2)
+    factor = torch.hypot(x, y) / torch.hypot(torch.tensor(13.5), torch.tensor(17.5))
+    assert_uniform(factor - 1, 0.2, 0.01)
+    assert torch.atan2(y, x).std() < 0.01
+
+
+def test_a_shift_moves_by_what_was_asked_for_in_both_directions():
+    x, y = change_of((32, 32), translation=0.25)
+    for moved in (x - 0.5, y - 0.5):
+        assert_uniform(moved, 0.25 * 64, 0.3)
+    assert abs(float(torch.corrcoef(torch.stack([x, y]))[0, 1])) < 0.2
+
+
+def test_contrast_is_a_factor_within_its_bounds():
+    config = TrainConfig(**{**STILL, "contrast": 0.3}, augment_probability=1.0)
+    batch = torch.ones(400, 1, 8, 8)
+    assert_uniform(augment(batch, config, (0, 0, 0)).mean((1, 2, 3)) - 1, 0.3, 1e-4)
+
+
+def test_brightness_is_a_shift_within_its_bounds():
+    config = TrainConfig(**{**STILL, "brightness": 0.15}, augment_probability=1.0)
+    batch = torch.zeros(400, 1, 8, 8)
+    assert_uniform(augment(batch, config, (0, 0, 0)).mean((1, 2, 3)), 0.15, 1e-4)
+
+
+@pytest.mark.parametrize(("name", "bound"), [("rotation", 7.0), ("scaling", 0.1), ("translation", 0.06)])
+def test_the_usual_strength_is_mild(name, bound):
+    """Turned further, or sized and shifted more, a film is no longer one that a machine might have taken."""
+    assert getattr(TrainConfig(), name) == bound
 
 
 def test_intensity_changes_are_per_film_and_bounded():

@@ -48,6 +48,31 @@ def test_a_film_of_more_weight_is_drawn_more_often():
     assert truth[epoch_order(natural, positions, config, 0)].mean() < 0.15
 
 
+def test_an_epoch_of_combinations_is_the_trainers_own():
+    """1,000 films of `train`, 200 of them alone with their combination: each comes 20 times in every epoch."""
+    natural = make_targets(np.arange(1800) % 2)
+    positions = natural.usable("train")
+    combination = np.zeros(1800, np.int32)
+    combination[positions[-200:]] = np.arange(200) + 1
+    draw = np.where(combination > 0, 20.0, 1.0).astype(np.float32)
+    targets = dataclasses.replace(natural, draw=draw, combination=combination)
+    config = TrainConfig(sampler="label_vector", sampler_minimum=20, batch_size=50)
+    first, second = (epoch_order(targets, positions, config, epoch) for epoch in (0, 1))
+    assert len(first) == len(second) == targets.epoch_films == 800 + 200 * 20
+    for order in (first, second):
+        assert np.bincount(order, minlength=1800)[positions].tolist() == [1] * 800 + [20] * 200
+    assert not np.array_equal(first, second)
+
+
+def test_targets_written_before_combinations_were_kept_are_read(tmp_path):
+    made = make_targets(np.ones(90))
+    names = [name for name in made.__dataclass_fields__ if name != "combination"]
+    np.savez(tmp_path / "targets.npz", **{name: getattr(made, name) for name in names})
+    read = targets_module.Targets.load(tmp_path / "targets.npz")
+    assert len(read.combination) == 0
+    assert read.epoch_films == len(read.usable("train")) == 50
+
+
 def test_normalise_is_zero_mean_and_unit_variance():
     films = torch.randint(0, 256, (16, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     grey = films.double() / 255

@@ -1,5 +1,6 @@
 """models/device.py: device, number format and threads, from config and processor alone."""
 
+import inspect
 import os
 
 import pytest
@@ -16,12 +17,26 @@ def test_auto_becomes_definite(monkeypatch):
     assert (resolved.device, resolved.precision) == ("cpu", cpu_precision())
 
 
-@pytest.mark.parametrize(("bf16", "precision"), [(True, "bf16"), (False, "fp32")])
-def test_a_gpu_is_taken_where_there_is_one(monkeypatch, bf16, precision):
+@pytest.mark.parametrize(
+    ("capability", "precision"),
+    [((6, 1), "fp32"), ((7, 0), "fp16"), ((7, 5), "fp16"), ((8, 0), "bf16"), ((8, 9), "bf16"), ((12, 0), "bf16")],
+)
+def test_a_gpu_computes_in_what_it_has_tensor_cores_for(monkeypatch, capability, precision):
+    """V100 is 7.0, T4 7.5; torch calls bf16 supported there, too, since it can emulate it."""
+    asked = []
+
+    def get_device_capability(device=None):
+        asked.append(device)
+        return capability
+
+    assert inspect.signature(torch.cuda.get_device_capability).parameters["device"].default is None
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: bf16)
-    resolved = device.resolve(TrainConfig())
-    assert (resolved.device, resolved.precision) == ("cuda", precision)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", get_device_capability)
+    resolved = device.resolve(TrainConfig(device="cuda:1"))
+    assert (resolved.device, resolved.precision) == ("cuda:1", precision)
+    assert device.resolve(TrainConfig()).device == "cuda"
+    assert asked == ["cuda:1", "cuda"]
+    assert device.resolve(TrainConfig(precision="fp32")).precision == "fp32"
 
 
 def test_what_was_asked_for_stands(monkeypatch):
@@ -44,9 +59,9 @@ def test_a_device_that_nobody_knows_is_a_sentence():
         TrainConfig(device="gpu")
 
 
-def test_autocast_only_for_bf16():
+def test_autocast_computes_in_what_the_config_says():
     product = torch.ones(2, 2), torch.ones(2, 2)
-    for precision, kind in (("bf16", torch.bfloat16), ("fp32", torch.float32)):
+    for precision, kind in (("bf16", torch.bfloat16), ("fp16", torch.float16), ("fp32", torch.float32)):
         with device.autocast(TrainConfig(device="cpu", precision=precision)):
             assert torch.mm(*product).dtype == kind
 

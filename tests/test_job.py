@@ -18,6 +18,7 @@ from models.metrics import auc
 from models.paths import TargetPaths, read_json, read_json_lines, write_json
 from models.targets import Targets
 from tests.conftest import PROJECT
+from tests.processes import kill_delays
 from tests.small_data import disc_films, make_dataset, make_targets, write_dataset
 
 SETTINGS = {"backbone": "test_resnet", "epochs": 3, "batch_size": 16, "learning_rate": 5e-3, "precision": "fp32",
@@ -89,14 +90,13 @@ def test_killed_anywhere_it_ends_where_an_unbroken_one_does(dataset, tmp_path):
     train(dataset, tmp_path / "unbroken", **settings)
     broken = prepare_target(tmp_path / "broken", **settings)
     paths = TargetPaths(broken)
-    draws = np.random.default_rng()
-    for _ in range(2):
+    for delay in kill_delays(2):
         child = subprocess.Popen([sys.executable, "-c", CHILD, dataset, broken, ""], cwd=PROJECT)
         newest = paths.newest_attempt()
         number = newest.number + 1 if newest else 1
         while not paths.attempt(number).checkpoint.exists() and child.poll() is None:
             time.sleep(0.01)
-        time.sleep(draws.uniform(0, 0.3))
+        time.sleep(delay)
         child.send_signal(signal.SIGKILL)
         child.wait()
     outcome = run_job(dataset, broken, watch_parent=False)

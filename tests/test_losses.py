@@ -81,3 +81,13 @@ def test_a_shared_loss_is_that_of_each_target_on_its_known_films(loss):
 def test_the_balanced_weight_is_each_targets_own():
     weights = positive_weight(TrainConfig(positive_weight="balanced"), KNOWN.numpy()[:, :2])
     np.testing.assert_allclose(weights, [1, 2])
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_batches_of_a_group_add_up_to_its_loss(reduction):
+    """The first film alone, the other two together: the unknown answers lie unevenly."""
+    loss = make_loss(TrainConfig(device="cpu", reduction=reduction), KNOWN.numpy())
+    parts = [loss(TABLE[rows], KNOWN[rows], KNOWN) for rows in (slice(1), slice(1, 3))]
+    assert sum(parts).item() == pytest.approx(loss(TABLE, KNOWN).item(), abs=1e-6)
+    apart = loss(TABLE[:1], KNOWN[:1]) + loss(TABLE[1:], KNOWN[1:])
+    assert apart.item() / 2 != pytest.approx(loss(TABLE, KNOWN).item(), abs=1e-2)

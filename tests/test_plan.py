@@ -11,10 +11,10 @@ from models.paths import DatasetPaths, RunPaths, read_json, write_json
 from models.processor import cpu_precision
 from models.targets import PARTS, Targets
 from orchestrator.dataset import hash_file
-from orchestrator.plan import TrainRequest, chosen_targets, plan_run, resolved_config, sampler_weights, usable_views
+from orchestrator.plan import TrainRequest, chosen_targets, plan_run, resolved_config, usable_views
 from pathologies.catalog import CHEXPERT_TARGETS, load_catalog
 from pathologies.labels import LabelPolicy
-from tests.small_data import SIZE, label_frame, make_dataset, write_dataset
+from tests.small_data import SIZE, make_dataset, write_dataset
 
 CATALOG = load_catalog()
 FILMS = 36
@@ -25,8 +25,9 @@ def plan(dataset, out, device="cpu", **request):
 
 
 def raw_dataset(root, raw, **columns):
-    """A data set of 36 films with these raw labels, and other label columns replaced before they are hashed."""
-    films = np.random.default_rng(0).integers(0, 256, (FILMS, SIZE, SIZE), dtype=np.uint8)
+    """A data set with these raw labels, and other label columns replaced before they are hashed."""
+    count = len(next(iter(raw.values())))
+    films = np.random.default_rng(0).integers(0, 256, (count, SIZE, SIZE), dtype=np.uint8)
     write_dataset(root, {slug: np.asarray(value, float) for slug, value in raw.items()}, films)
     if columns:
         paths = DatasetPaths(root)
@@ -102,7 +103,9 @@ def test_the_configuration_leaves_nothing_to_decide_later(dataset, tmp_path):
     config = jobs[0].config
     assert (config.device, config.precision) == ("cpu", cpu_precision())
     assert LabelPolicy(uncertain=config.uncertain, blank=config.blank) == CATALOG["edema"].policy
-    assert resolved_config(CATALOG["edema"], {}, 0, "cuda").precision == "bf16"
+    for card in ("bf16", "fp16", "auto"):  # auto: the training process finds out
+        assert resolved_config(CATALOG["edema"], {}, 0, "cuda", card=card).precision == card
+    assert resolved_config(CATALOG["edema"], {"precision": "fp32"}, 0, "cuda", card="fp16").precision == "fp32"
     assert resolved_config(CATALOG["edema"], {"device": "cpu"}, 0, "cuda").device == "cpu"
 
 
@@ -199,20 +202,6 @@ def test_rows_parts_and_names_of_the_targets_fit_the_data_set(dataset, tmp_path)
     assert [PARTS[number] for number in targets.part] == split["part"].tolist()
 
 
-def test_samplers_weigh_and_never_repeat_rows():
-    frame = label_frame({"edema": np.resize([1.0, 0.0, 0.0, 0.0], 40)})
-    parts = np.where(np.arange(40) < 32, "train", "select")
-    value = frame["edema"].to_numpy()
-    natural = sampler_weights(TrainConfig(), frame, parts, value, ["edema"])
-    assert (natural == 1).all()
-    for sampler in ("balanced", "label_vector"):
-        config = TrainConfig(sampler=sampler, sampler_minimum=16)
-        weights = sampler_weights(config, frame, parts, value, ["edema"])
-        here = parts == "train"
-        assert weights[here & (value == 1)].sum() == pytest.approx(weights[here & (value == 0)].sum(), rel=0.4)
-        assert len(weights) == 40
-
-
 def finish(job):
     write_json(job.paths.outcome, {"status": "ok"})
     job.paths.weights.write_bytes(b"weights")
@@ -307,6 +296,7 @@ def test_device_and_precision_are_resolved_once_in_a_run(dataset, tmp_path):
     elsewhere = plan.plan_run(request, "cuda")[0]  # unfinished: it begins anew on the device that is here
     assert elsewhere.config.device == "cuda"
     write_json(elsewhere.paths.outcome, {"status": "ok"})
+    assert plan.plan_run(request, "cuda", "fp16")[0].finished, "as the card that it was trained on"
     back = plan.plan_run(request, "cpu")[0]
     assert back.finished
     assert back.config.device == "cuda"

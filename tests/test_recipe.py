@@ -4,9 +4,18 @@ import math
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from models.config import TrainConfig
-from models.recipe import assemble, film_size, freeze, rate_factor, set_learning_rate, update_average
+from models.recipe import (
+    assemble,
+    film_size,
+    freeze,
+    place_in_schedule,
+    rate_factor,
+    set_learning_rate,
+    update_average,
+)
 
 TINY = TrainConfig(backbone="test_resnet", device="cpu", precision="fp32")
 VALUE = np.array([1.0, 0.0, 0.0, 0.0])
@@ -52,6 +61,53 @@ def test_only_the_last_layer_learns_while_the_rest_is_frozen():
     for epoch, learning in ((0, 2), (1, 2), (2, len(list(machine.network.parameters())))):
         freeze(machine.network, dataclasses.replace(TINY, frozen_epochs=2), epoch)
         assert sum(weight.requires_grad for weight in machine.network.parameters()) == learning
+
+
+@pytest.mark.parametrize("backbone", ["test_resnet", "plain", "test_convnext", "densenet121"])
+def test_what_is_frozen_computes_as_in_use(backbone):
+    """Its statistics stay, and nothing is dropped in it but before the last layer."""
+    config = dataclasses.replace(TINY, backbone=backbone, frozen_epochs=1, dropout=0.5, recipe_version=2)
+    network, batch = assemble(config, VALUE).network, torch.randn(4, 1, 64, 64, generator=torch.manual_seed(0))
+    norms = [one for one in network.modules() if isinstance(one, nn.modules.batchnorm._BatchNorm)]
+    assert bool(norms) == (backbone != "test_convnext")
+    for epoch, moves in ((0, False), (1, True)):
+        network.train()
+        freeze(network, config, epoch)
+        before = {name: value.clone() for name, value in network.named_buffers()}
+        with torch.no_grad():
+            first, second = network(batch), network(batch)
+        assert not torch.equal(first, second), "dropout before the last layer"
+        changed = [name for name, value in network.named_buffers() if not torch.equal(value, before[name])]
+        assert bool(changed) == (moves and bool(norms))
+        assert [one.training for one in norms] == [moves] * len(norms)
+
+
+def test_the_recipe_of_before_moved_statistics_of_frozen_layers():
+    config = dataclasses.replace(TINY, frozen_epochs=1, recipe_version=1)
+    network = assemble(config, VALUE).network.train()
+    freeze(network, config, 0)
+    assert all(one.training for one in network.modules())
+
+
+def test_the_schedule_counts_updates():
+    """Seven batches of an epoch in groups of three are three updates."""
+    config = TrainConfig(accumulate=3, epochs=2, recipe_version=2)
+    places = [place_in_schedule(config, epoch, step, 7) for epoch in (0, 1) for step in range(7)]
+    assert [place for place, _ in places] == [0, 0, 0, 1, 1, 1, 2, 3, 3, 3, 4, 4, 4, 5]
+    assert {total for _, total in places} == {6}
+    before = dataclasses.replace(config, recipe_version=1)
+    assert place_in_schedule(before, 1, 2, 7) == (9, 14)
+    for version in (1, 2):
+        assert place_in_schedule(TrainConfig(epochs=2, recipe_version=version), 1, 2, 7) == (9, 14)
+
+
+def test_less_memory_does_not_change_the_number_of_updates():
+    for films in range(2, 200):
+        totals = {
+            place_in_schedule(TrainConfig(accumulate=part, recipe_version=2), 0, 0, -(-films // (16 // part)))[1]
+            for part in (1, 2, 4, 8)
+        }
+        assert len(totals) == 1, films
 
 
 def test_films_grow_to_full_size():

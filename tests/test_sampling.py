@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from pathologies.sampling import combination_of, epoch_draws, target_weights, vector_weights
+from pathologies.sampling import combination_of, target_weights, vector_epoch, vector_weights
 
 LABELS = arrays(
     np.float32,
@@ -15,17 +15,41 @@ LABELS = arrays(
 )
 
 
-def test_rare_combination_is_drawn_the_minimum_number_of_times():
+def test_rare_combination_weighs_as_much_as_the_minimum():
     labels = np.zeros((1000, 3), np.float32)
     labels[:200, 0] = 1
     labels[198:200, 1] = 1  # two rows of a rare combination
     weights = vector_weights(labels, 50)
     assert weights[:198].tolist() == [1] * 198
     assert weights[198:200].tolist() == [25, 25]
-    assert epoch_draws(weights) == 1048
-    rng = np.random.default_rng(0)
-    drawn = rng.choice(1000, size=200 * epoch_draws(weights), p=weights / weights.sum())
-    assert np.isin(drawn, (198, 199)).sum() / 200 == pytest.approx(50, rel=0.05)
+    assert weights.sum() == 1048
+
+
+def test_two_hundred_single_rows_come_twenty_times_each():
+    combination = np.r_[np.zeros(800, int), np.arange(200) + 7]
+    order = vector_epoch(combination, 20, np.random.default_rng(0))
+    assert np.bincount(order).tolist() == [1] * 800 + [20] * 200
+    assert (np.diff(order[:100]) != 0).mean() > 0.9, "in random order, not a row's draws side by side"
+
+
+@settings(max_examples=60, deadline=None)
+@given(LABELS, st.integers(1, 30), st.integers(0, 9))
+def test_an_epoch_has_the_minimum_of_every_combination_and_every_row_alike(labels, minimum, seed):
+    group = combination_of(labels == 1)
+    times = np.bincount(vector_epoch(group, minimum, np.random.default_rng(seed)), minlength=len(group))
+    assert np.bincount(group, times).tolist() == np.maximum(np.bincount(group), minimum).tolist()
+    weights = vector_weights(labels, minimum)
+    assert (times >= np.floor(weights + 1e-9)).all()
+    assert (times <= np.ceil(weights - 1e-9)).all()
+
+
+def test_which_row_comes_once_more_is_drawn():
+    """Three rows of a combination, ten draws: one of them has the fourth, each in a third of the epochs."""
+    draws = np.random.default_rng(0)
+    epochs = [np.bincount(vector_epoch(np.zeros(3, int), 10, draws)) for _ in range(600)]
+    assert {tuple(sorted(times)) for times in epochs} == {(3, 3, 4)}
+    more = np.sum([times == 4 for times in epochs], axis=0)
+    assert (np.abs(more - 200) < 4 * np.sqrt(600 * 2 / 9)).all()
 
 
 @settings(max_examples=60, deadline=None)
@@ -47,18 +71,18 @@ def test_combinations_are_those_of_the_positives(labels):
     assert (group[:, None] == group).tolist() == (expected.ravel()[:, None] == expected.ravel()).tolist()
 
 
-def test_bound_on_one_row():
+def test_what_is_no_minimum_and_no_table_of_labels():
     labels = np.float32([[1], [0], [0]])
-    assert vector_weights(labels, 100, most=8).tolist() == [8, 8, 8]
-    with pytest.raises(ValueError, match="Allowed: 1 or more"):
-        vector_weights(labels, 0)
+    for refused in (lambda: vector_weights(labels, 0), lambda: vector_epoch(np.zeros(3), 0, np.random.default_rng(0))):
+        with pytest.raises(ValueError, match="Allowed: 1 or more"):
+            refused()
     with pytest.raises(ValueError, match="rows x findings"):
         vector_weights(labels[:, 0], 3)
 
 
 def test_no_rows():
     assert vector_weights(np.zeros((0, 3)), 5).tolist() == []
-    assert epoch_draws(np.zeros(0)) == 0
+    assert vector_epoch(np.zeros(0), 5, np.random.default_rng(0)).tolist() == []
 
 
 @settings(max_examples=60, deadline=None)

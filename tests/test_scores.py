@@ -40,6 +40,21 @@ def test_log_loss_is_scikit_learns():
     assert log_loss(logit, truth) == pytest.approx(reference.log_loss(truth, probability), abs=1e-12)
 
 
+def test_an_infinite_logit_costs_nothing_where_it_is_right_and_all_where_it_is_not():
+    truth = np.array([1.0, 0.0, 1.0, 0.0])
+    right = np.array([np.inf, -np.inf, 0.3, -0.2])
+    others = log_loss(right[2:], truth[2:])
+    assert log_loss(right, truth) == pytest.approx(others / 2)
+    for wrong in ([-np.inf, -1, 1, -1], [1, np.inf, 1, -1]):
+        assert log_loss(np.array(wrong), truth) == np.inf
+    assert log_loss(np.array([np.inf]), np.array([0.7])) == np.inf
+    assert math.isnan(log_loss(np.array([np.nan, 1]), truth[:2]))
+    rule = selection_rule(part(5, 30))
+    logit = np.zeros(35)
+    logit[0] = -np.inf
+    assert rule.score(logit, part(5, 30), 0) == -np.inf < rule.score(np.zeros(35), part(5, 30), 1)
+
+
 def test_a_model_that_never_says_yes_has_recall_zero_and_no_precision():
     figures = summary("select", np.full(100, -9.0), part(16, 84))
     assert figures["select_recall"] == 0

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from models.paths import RunPaths, TargetPaths, read_json
+from models.paths import RunPaths, TargetPaths, read_json, write_json
 from orchestrator.ensemble import finished_targets
 from orchestrator.plan import TrainRequest, plan_run, read_material
 from orchestrator.search import tune_run
@@ -142,6 +142,24 @@ def test_a_trial_trained_again_from_its_stored_config_has_the_same_score_and_log
     assert again["select_score"] == trial.score
     stored, new = (pd.read_parquet(one.predictions) for one in (trial.paths, TargetPaths(tmp_path / "again")))
     pd.testing.assert_frame_equal(stored, new, check_exact=True)
+
+
+def test_a_search_keeps_the_recipe_and_the_precision_that_it_began_with(dataset, tmp_path):
+    """Trials under different ones could not be ranked together."""
+    material, settings = read_material(dataset), {name: FIXED[name] for name in FIXED if name != "precision"}
+    for began, resolved, card in (
+        (None, ("fp16", 2), "fp16"),
+        ({"recipe_version": 1, "card": "bf16"}, ("bf16", 1), ""),
+    ):
+        out = tmp_path / (card or "before")
+        request = request_of(dataset, out, settings=settings | {"device": "auto"})
+        search = open_search(request, "pneumonia", material, "cuda", card or "bf16")
+        if began:  # as a version without these wrote it
+            description = read_json(search.paths.description)
+            assert description.pop("resolved") != began
+            write_json(search.paths.description, description)
+        again = open_search(request, "pneumonia", material, "cuda", "bf16").config()
+        assert (again.precision, again.recipe_version) == resolved
 
 
 def test_other_settings_are_refused_and_more_trials_are_not(copied, dataset):

@@ -18,6 +18,7 @@ from models.paths import DatasetPaths, TargetPaths, read_json_lines, write_json
 from models.targets import Targets
 from models.train import train_target
 from tests.conftest import PROJECT
+from tests.processes import kill_delays
 from tests.small_data import make_dataset, make_targets
 from tests.test_job import CHILD, SETTINGS, truth_of
 
@@ -119,7 +120,7 @@ def test_killed_anywhere_it_ends_where_an_unbroken_one_does(dataset, tmp_path):
     child = subprocess.Popen([sys.executable, "-c", CHILD, dataset, paths.root, ""], cwd=PROJECT)
     while not paths.attempt(1).checkpoint.exists() and child.poll() is None:
         time.sleep(0.01)
-    time.sleep(np.random.default_rng().uniform(0, 0.3))
+    time.sleep(kill_delays()[0])
     child.send_signal(signal.SIGKILL)
     child.wait()
     allow_rare_checkpoints(paths, **settings)

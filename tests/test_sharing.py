@@ -1,6 +1,7 @@
 """orchestrator/sharing.py: how many trainings fit on a card or a node, and a real peak beside the estimate."""
 
 import dataclasses
+import os
 import subprocess
 import sys
 
@@ -9,8 +10,9 @@ import pytest
 
 from models.config import TrainConfig
 from models.paths import TargetPaths, read_json, write_json
+from orchestrator import inspection
 from orchestrator.memory import Estimate, estimate
-from orchestrator.sharing import definite_share, gpu_share, memory_request, parse_share
+from orchestrator.sharing import cluster_precision, definite_share, gpu_share, memory_request, parse_share
 from orchestrator.verdicts import Machine, slots
 from tests.conftest import PROJECT
 from tests.small_data import make_targets, write_dataset
@@ -94,3 +96,37 @@ def test_the_estimate_beside_a_measured_peak(tmp_path):
     assert outcome["status"] == "ok", outcome["error"]
     # workspaces of the convolutions differ from processor to processor
     assert 0.65 <= outcome["peak_memory_bytes"] / estimate(config, 128, len(truth)).host <= 1.15
+
+
+def fake_nvidia_smi(folder, *capabilities):
+    """A program of that name that answers as NVIDIA's does, by its manual."""
+    lines = "\\n".join(capabilities)
+    program = folder / "nvidia-smi"
+    program.write_text(f"#!/bin/sh\ncase $1 in *compute_cap*) printf '{lines}\\n' ;; *) exit 6 ;; esac\n")
+    program.chmod(0o755)
+    return f"{folder}:{os.environ['PATH']}"
+
+
+def test_capabilities_are_numbers_and_not_words(tmp_path, monkeypatch):
+    """12.0 is newer than 7.5, though its first letter is not."""
+    monkeypatch.setenv("PATH", fake_nvidia_smi(tmp_path, "12.0", "7.5"))
+    assert inspection.capabilities() == [(12, 0), (7, 5)]
+    assert inspection.cards() == []  # a field that it does not know
+    monkeypatch.setenv("PATH", fake_nvidia_smi(tmp_path))
+    assert inspection.capabilities() == []
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_the_oldest_card_of_a_cluster_says_what_auto_is(tmp_path, monkeypatch):
+    import ray
+
+    assert not ray.is_initialized()
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    for gpus, capabilities, precision in ((2, ("8.0", "7.5"), "fp16"), (0, ("8.0",), "auto")):
+        monkeypatch.setenv("PATH", fake_nvidia_smi(tmp_path, *capabilities))
+        try:
+            ray.init(num_cpus=1, num_gpus=gpus, include_dashboard=False, logging_level="ERROR")
+            assert cluster_precision(ray) == precision
+        finally:
+            ray.shutdown()

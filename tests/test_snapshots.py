@@ -24,6 +24,7 @@ from orchestrator.replace import ReplaceRequest, replace_findings
 from orchestrator.search_files import SearchPaths, adopt_trials
 from tests.conftest import PROJECT
 from tests.fake_run import QUICK
+from tests.processes import kill_delays
 from tests.small_data import disc_films, make_dataset
 from tests.small_run import train_inline
 from tests.test_job import CHILD, prepare_target, train
@@ -143,11 +144,11 @@ def test_killed_anywhere_it_ends_with_the_same_snapshots(dataset, tmp_path):
     settings = CYCLIC | {"checkpoint_minutes": 0.0}
     train(dataset, tmp_path / "unbroken", **settings)
     paths = TargetPaths(prepare_target(tmp_path / "broken", **settings))
-    draws = np.random.default_rng()
+    (delay,) = kill_delays()
     child = subprocess.Popen([sys.executable, "-c", CHILD, dataset, paths.root, ""], cwd=PROJECT)
     while not paths.attempt(1).snapshots() and child.poll() is None:
         time.sleep(0.01)
-    time.sleep(draws.uniform(0, 0.3))
+    time.sleep(delay)
     child.send_signal(signal.SIGKILL)
     child.wait()
     assert run_job(dataset, paths.root, watch_parent=False)["status"] == "ok"
