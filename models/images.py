@@ -2,18 +2,31 @@
 
 In: a path or the bytes of a PNG, JPEG or DICOM file. Out: uint8 arrays. Called by `orchestrator.prepare`, `predict` and
 `serve`, so that training and use see the same pixels; `INTENSITY_CONTRACT` says in words what is done and is stored in
-every data set and bundle. An image that cannot be used is an InputError whose text is the reason, fit for a table.
+every data set and bundle. An image that cannot be used is a DecodeError whose text is the reason, fit for a table.
 """
 
-import io
+import logging
+import stat
 import struct
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from models.decode_guard import (
+    MAX_PIXELS,
+    BoundedReads,
+    DecodeError,
+    guarded,
+    quieten,
+    require_bytes,
+    require_pixels,
+    require_scans,
+)
 from models.dicom import decode_dicom, is_dicom
 from pathologies.errors import InputError
+
+log = logging.getLogger(__name__)
 
 INTENSITY_CONTRACT = {
     "version": 1,
@@ -25,8 +38,6 @@ INTENSITY_CONTRACT = {
     "letterbox": "aspect kept, centred, black border",
     "resampling": "Lanczos with antialiasing (Pillow)",
 }
-# A 14 x 17 inch film digitised at 100 micrometres has 15 million pixels; far above, a file is a mistake or an attack.
-MAX_PIXELS = 64_000_000
 _SIGNATURES = {"PNG": b"\x89PNG\r\n\x1a\n", "JPEG": b"\xff\xd8\xff"}
 _ORIENTATION_TAG = 0x0112
 # EXIF 2.32, tag 0x0112: what turns the stored picture into the one that is meant.
@@ -42,31 +53,51 @@ _ORIENTATIONS = {
 
 
 def load_image(source: Path | str | bytes, size: int) -> np.ndarray:
-    """Decode and letterbox: uint8, size x size. InputError with the reason when the image cannot be used."""
+    """Decode and letterbox: uint8, size x size. DecodeError with the reason when the image cannot be used."""
     return letterbox(decode(source), size)
 
 
+def try_load_image(source: Path | str | bytes, size: int) -> np.ndarray | str:
+    """As `load_image`, or why there is none: for many files in a row, of which none may end the others' work.
+
+    Want of memory is passed on.
+    """
+    try:
+        return load_image(source, size)
+    except InputError as error:
+        return str(error)
+    except MemoryError:
+        raise
+    except Exception as error:
+        log.exception("%s: a defect of hilum, not of the file; please report it", source)
+        return f"a defect of hilum ({type(error).__name__}: {str(error)[:200]})"
+
+
 def decode(source: Path | str | bytes) -> np.ndarray:
-    """The film as uint8, height x width, by `INTENSITY_CONTRACT`. InputError with the reason when it cannot be used.
+    """The film as uint8, height x width, by `INTENSITY_CONTRACT`. DecodeError with the reason when it cannot be used.
 
     The kind of file is told by its first bytes; a name ending in .dcm or .dicom also opens DICOM without a preamble.
     """
-    named_dicom = not isinstance(source, bytes) and Path(source).suffix.lower() in (".dcm", ".dicom")
-    data = source if isinstance(source, bytes) else _read(Path(source))
+    with guarded("damaged"):
+        named_dicom = not isinstance(source, bytes) and Path(source).suffix.lower() in (".dcm", ".dicom")
+        image = _decode_bytes(source if isinstance(source, bytes) else _read(Path(source)), named_dicom)
+        if image.min() == image.max():
+            raise DecodeError("blank image")
+        return image
+
+
+def _decode_bytes(data: bytes, named_dicom: bool) -> np.ndarray:
     if not data:
-        raise InputError("empty")
+        raise DecodeError("empty")
+    require_bytes(len(data))
     picture = next((name for name, signature in _SIGNATURES.items() if data.startswith(signature)), None)
     if is_dicom(data) or (named_dicom and not picture):
-        image = decode_dicom(data, max_pixels=MAX_PIXELS)
-    elif picture:
-        image = _decode_picture(data, picture)
-    elif any(signature.startswith(data) for signature in _SIGNATURES.values()):
-        raise InputError("truncated")
-    else:
-        raise InputError("not an image (PNG, JPEG or DICOM)")
-    if image.min() == image.max():
-        raise InputError("blank image")
-    return image
+        return decode_dicom(data)
+    if picture:
+        return _decode_picture(data, picture)
+    if any(signature.startswith(data) for signature in _SIGNATURES.values()):
+        raise DecodeError("truncated")
+    raise DecodeError("not an image (PNG, JPEG or DICOM)")
 
 
 def letterbox(image: np.ndarray, size: int) -> np.ndarray:
@@ -87,30 +118,32 @@ def letterbox(image: np.ndarray, size: int) -> np.ndarray:
 
 def _read(path: Path) -> bytes:
     try:
+        status = path.stat()
+        if stat.S_ISDIR(status.st_mode):
+            raise DecodeError("a folder, not a file")
+        if not stat.S_ISREG(status.st_mode):  # a pipe or a device, which may give bytes for ever
+            raise DecodeError("not a file")
+        require_bytes(status.st_size)
         return path.read_bytes()
     except FileNotFoundError as error:
-        raise InputError("missing") from error
-    except IsADirectoryError as error:
-        raise InputError("a folder, not a file") from error
+        raise DecodeError("missing") from error
     except OSError as error:
-        raise InputError(f"cannot be read: {error.strerror}") from error
+        raise DecodeError(f"cannot be read: {error.strerror}") from error
 
 
 def _decode_picture(data: bytes, picture: str) -> np.ndarray:
-    try:
-        with Image.open(io.BytesIO(data), formats=[picture]) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise Image.DecompressionBombError
-            image.load()
-            return _to_grey(_upright(image))
-    except MemoryError:
-        raise
-    except Image.DecompressionBombError as error:
-        raise InputError(f"too large (more than {MAX_PIXELS // 1_000_000} million pixels)") from error
-    # Bytes from outside can fail a decoder in any way (OSError, SyntaxError, struct.error, zlib.error, KeyError, ...);
-    # whatever it is, it is this file's fault and not the program's.
-    except Exception as error:
-        raise InputError("damaged" if _has_end(data, picture) else "truncated") from error
+    quieten("PIL")
+    with guarded("damaged" if _has_end(data, picture) else "truncated"):
+        if picture == "JPEG":
+            require_scans(data)
+        try:
+            with Image.open(BoundedReads(data), formats=[picture]) as image:
+                require_pixels(image.width * image.height)
+                image.load()
+                return _to_grey(_upright(image))
+        except Image.DecompressionBombError:  # Pillow's own limit, far above ours
+            require_pixels(MAX_PIXELS + 1)
+            raise
 
 
 def _has_end(data: bytes, picture: str) -> bool:

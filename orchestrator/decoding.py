@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from models.cache import Shard, read_shard_reasons, write_shard
-from models.images import INTENSITY_CONTRACT, load_image
+from models.images import INTENSITY_CONTRACT, try_load_image
 from pathologies.errors import InputError
 
 OnEvent = Callable[[dict[str, Any]], None]
@@ -120,7 +120,7 @@ def _decode_blocks(
     """Each block with an image or a reason per row. The next block is decoded while the caller writes this one."""
 
     def submit(rows: range) -> list[Future]:
-        return [pool.submit(_load, request.files[row], request.size) for row in rows]
+        return [pool.submit(try_load_image, request.files[row], request.size) for row in rows]
 
     pool = ThreadPoolExecutor(request.workers or os.cpu_count() or 1, thread_name_prefix="decode")
     try:
@@ -135,14 +135,6 @@ def _decode_blocks(
             yield path, results
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-def _load(file: Path, size: int) -> np.ndarray | str:
-    """The image, or why there is none."""
-    try:
-        return load_image(file, size)
-    except ValueError as error:
-        return str(error)
 
 
 def _reason(result: np.ndarray | str) -> str:

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from models.images import decode, letterbox
+from models.images import decode, try_load_image
 from models.paths import publishing, write_json
 from orchestrator.answers import conformal_answers, parse_assignments, thresholds_of
 from orchestrator.bundle import BATCH, Bundle, load_bundle
@@ -231,10 +231,7 @@ def decoded_batches(paths: list[Path], size: int, workers: int) -> Iterator[list
     """Batches of (path, film or reason), decoded by threads a few batches ahead of the networks."""
 
     def read(path: Path) -> tuple[Path, np.ndarray | str]:
-        try:
-            return path, letterbox(decode(path), size)
-        except (ValueError, OSError) as error:
-            return path, str(error)
+        return path, try_load_image(path, size)
 
     with ThreadPoolExecutor(workers) as pool:
         chunks = [paths[start : start + BATCH] for start in range(0, len(paths), BATCH)]

@@ -11,6 +11,7 @@ from models.cache import open_images
 from models.paths import read_json
 from orchestrator.bundle import load_bundle
 from orchestrator.predict import PredictRequest, collect_paths, predict
+from tests.damage import damaged, unknown_type, whole_files
 from tests.small_run import rewrite_bundle, write_films
 
 COLUMNS = ["path", "edema", "pneumonia", "edema_positive", "pneumonia_positive"]
@@ -110,6 +111,23 @@ def test_what_cannot_be_read_is_listed_and_the_rest_goes_on(house, folder, tmp_p
     assert not (tmp_path / "out" / "p.rejected.csv").exists()
 
 
+def test_damaged_files_of_every_kind_end_nobody_elses_prediction(house, folder, tmp_path):
+    files = whole_files()
+    broken = {f"{seed:02d}-{name}": damaged(data, seed) for seed, (name, data) in enumerate(sorted(files.items()))}
+    broken |= {"late.dcm": unknown_type(files["ExplicitVRLittleEndian.dcm"])}
+    for name, data in broken.items():
+        (tmp_path / "films" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "films" / name).write_bytes(data)
+    shutil.copy(folder / "film000.png", tmp_path / "films" / "05-good.png")
+    result = run(house, tmp_path / "p.csv", tmp_path / "films")
+    answered = [path.rpartition("/")[2] for path in result.predictions["path"]]
+    rejected = {path.rpartition("/")[2]: reason for path, reason in result.rejected.itertuples(index=False)}
+    assert sorted([*answered, *rejected]) == sorted([*broken, "05-good.png"])
+    assert "05-good.png" in answered
+    assert rejected["late.dcm"] == "damaged DICOM"
+    assert len(pd.read_csv(tmp_path / "p.rejected.csv")) == len(rejected) > 5
+
+
 def test_all_unreadable_gives_an_empty_table_with_its_columns(house, tmp_path):
     (tmp_path / "text.png").write_text("no picture")
     result = run(house, tmp_path / "p.csv", tmp_path / "text.png")
@@ -132,7 +150,7 @@ def test_another_table_is_refused_before_the_work(house, folder, tmp_path):
 
 
 def test_a_dicom_film_is_read(house, tmp_path):
-    from tests.test_dicom import make
+    from tests.coded_films import make
 
     film = open_images(house / "dataset")[0]
     (tmp_path / "film.dcm").write_bytes(make(film.astype(np.uint16) * 16))
