@@ -13,6 +13,7 @@ import numpy as np
 
 from models.decode_guard import BoundedReads, DecodeError, ReadsRest, guarded, inflate, quieten, require_pixels
 from models.dicom_codecs import DAMAGED, decode_compressed
+from models.intensity import shown_range
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
@@ -32,14 +33,18 @@ def is_dicom(data: bytes) -> bool:
     return data[128:132] == b"DICM"
 
 
-def decode_dicom(data: bytes) -> np.ndarray:
-    """One grey frame as uint8, height x width. DecodeError with the reason when it cannot be used."""
+def decode_dicom(data: bytes, version: int) -> np.ndarray:
+    """One grey frame as uint8, height x width, by a version of the intensity contract.
+
+    DecodeError with the reason when it cannot be used.
+    """
     with guarded("damaged DICOM"):
         dataset = _read(data)
         _check(dataset)
-        stored = _read_stored(dataset)
+        stored = _read_stored(dataset, version)
         values = _apply_modality(stored, dataset)
-        shown = np.rint(_apply_voi(values, dataset, _outside_padding(stored, dataset)) * 255).astype(np.uint8)
+        film = _outside_padding(stored, dataset)
+        shown = np.rint(_apply_voi(values, dataset, film, version) * 255).astype(np.uint8)
         # Either sign says the same thing: a DX image in MONOCHROME1 carries INVERSE as well (PS3.3 C.8.11.3.1.2), and
         # is inverted once, after the VOI LUT. 255 - x is minimum + maximum - x of the scaled range.
         inverse = dataset.get("PresentationLUTShape") == "INVERSE"
@@ -93,7 +98,7 @@ def _require_short(dataset: "Dataset") -> None:
                 raise DecodeError(f"damaged DICOM ({name} of {len(raw.value)} bytes)")
 
 
-def _read_stored(dataset: "Dataset") -> np.ndarray:
+def _read_stored(dataset: "Dataset", version: int) -> np.ndarray:
     """Stored pixel values as int32 within BitsStored (PS3.5, section 8.1.1)."""
     compressed = _is_compressed(dataset)
     if not compressed and len(dataset.PixelData) * 8 < dataset.Rows * dataset.Columns * dataset.BitsAllocated:
@@ -106,6 +111,8 @@ def _read_stored(dataset: "Dataset") -> np.ndarray:
     top = bits - 1 if compressed else int(dataset.get("HighBit", bits - 1))
     if dataset.get("PixelRepresentation") == 1:
         return stored << (31 - top) >> (32 - bits)  # the sign is bit `top`, whatever lies above it
+    if version > 1:
+        stored &= ~_overlay_bits(dataset, range(top + 1 - bits, top + 1))
     if stored.max() >= 2**bits:
         stored >>= max(0, top + 1 - bits)  # older files keep their bits at the top of the word
     if stored.max() >= 2**bits:
@@ -113,6 +120,17 @@ def _read_stored(dataset: "Dataset") -> np.ndarray:
         logger.warning("DICOM pixels up to %d exceed BitsStored=%d: clipped", stored.max(), bits)
         stored = np.minimum(stored, 2**bits - 1)
     return stored
+
+
+def _overlay_bits(dataset: "Dataset", pixel_bits: range) -> int:
+    """Mask of the bits in which overlays lie beside the pixels (PS3.3 C.9.2 of 2004, retired since)."""
+    mask = 0
+    for group in range(0x6000, 0x6020, 2):
+        if (group, 0x0102) in dataset and (group, 0x3000) not in dataset:
+            position = int(dataset[group, 0x0102].value)
+            if 0 <= position < 16 and position not in pixel_bits:
+                mask |= 1 << position
+    return mask
 
 
 def _decode_pixels(dataset: "Dataset") -> np.ndarray:
@@ -142,8 +160,8 @@ def _finite(dataset: "Dataset", name: str, absent: float) -> float:
     return value
 
 
-def _apply_voi(values: np.ndarray, dataset: "Dataset", film: np.ndarray) -> np.ndarray:
-    """Values of interest as float 0..1: the VOI LUT, else the first window, else minimum..maximum within `film`."""
+def _apply_voi(values: np.ndarray, dataset: "Dataset", film: np.ndarray, version: int) -> np.ndarray:
+    """Values of interest as float 0..1: the VOI LUT, else the first window, else the range shown of `film`."""
     if dataset.get("VOILUTSequence"):
         looked_up, table = _look_up(values, dataset.VOILUTSequence[0], dataset)
         # The table's own range, not 2^bits: tables are found that declare 16 bits and hold 12.
@@ -153,8 +171,8 @@ def _apply_voi(values: np.ndarray, dataset: "Dataset", film: np.ndarray) -> np.n
         function = str(dataset.get("VOILUTFunction") or "LINEAR").upper()
         if width > 0 and (width >= 1 or function != "LINEAR"):
             return _apply_window(values, center, width, function)
-        logger.warning("DICOM window width %s is not valid: minimum..maximum is shown", width)
-    return _scale(values, float(values[film].min()), float(values[film].max()))
+        logger.warning("DICOM window width %s is not valid: the range of the pixels is shown", width)
+    return _scale(values, *shown_range(values[film], version))
 
 
 def _apply_window(values: np.ndarray, center: float, width: float, function: str) -> np.ndarray:

@@ -118,10 +118,10 @@ def test_only_decoding_is_quiet():
 
 @pytest.mark.parametrize("error", [MemoryError, KeyboardInterrupt, SystemExit])
 def test_what_says_nothing_about_the_file_is_passed_on(error, monkeypatch):
-    def fail(data):
+    def fail(*_):
         raise error
 
-    monkeypatch.setattr(images, "_decode_picture", lambda data, kind: fail(data))
+    monkeypatch.setattr(images, "_decode_picture", fail)
     monkeypatch.setattr(images, "decode_dicom", fail)
     for name in ("grey.png", "table.dcm"):
         with pytest.raises(error):

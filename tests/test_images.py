@@ -7,7 +7,7 @@ import pytest
 from PIL import Image, ImageOps
 
 from models import decode_guard
-from models.images import INTENSITY_CONTRACT, decode, letterbox, load_image
+from models.images import decode, letterbox, load_image
 
 SIZE = 32
 
@@ -198,7 +198,3 @@ def test_letterbox_refuses_what_is_not_our_pixels(image):
 
 def test_load_image_is_decode_then_letterbox(film):
     assert np.array_equal(load_image(png(film), 16), letterbox(film, 16))
-
-
-def test_the_contract_is_plain_json():
-    assert all(isinstance(value, str | int) for value in INTENSITY_CONTRACT.values())

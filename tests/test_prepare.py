@@ -14,11 +14,13 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from models.images import INTENSITY_CONTRACT, load_image, try_load_image
+from models.images import load_image, try_load_image
+from models.intensity import INTENSITY_CONTRACT, INTENSITY_CONTRACTS
 from models.paths import DatasetPaths, write_json
 from orchestrator import decoding
 from orchestrator.dataset import load_dataset
 from orchestrator.prepare import PrepareRequest, draw_patients, prepare
+from pathologies.errors import InputError
 from tests.damage import unknown_type, whole_files
 from tests.label_files import write
 from tests.nih_like import write_nih_like
@@ -40,9 +42,9 @@ def decoded(monkeypatch):
     """Names of the files that are decoded from here on."""
     names = []
 
-    def load(file, size):
+    def load(file, *how):
         names.append(file.name)
-        return try_load_image(file, size)
+        return try_load_image(file, *how)
 
     monkeypatch.setattr(decoding, "try_load_image", load)
     return names
@@ -140,6 +142,31 @@ def test_unknown_labels_are_kept_and_data_sets_of_before_are_read_as_they_were(t
     assert [event["event"] for event in events] == ["complete", "note"]
     assert "read as not mentioned" in events[1]["message"]
     assert load_dataset(request.out).manifest == manifest
+
+
+def test_a_data_set_of_before_keeps_its_intensity_contract(request_):
+    """The same command onto a complete one is a no-op for ever, and another asks for it by number."""
+    first = prepare(replace(request_, intensity=1))
+    assert first["intensity"] == INTENSITY_CONTRACTS[1]
+    assert prepare(request_) == first
+    with pytest.raises(InputError, match="intensity: it has"):
+        prepare(replace(request_, intensity=2))
+    with pytest.raises(InputError, match=r"version 3 of the intensity contract; known: 1, 2"):
+        replace(request_, intensity=3)
+
+
+def test_the_version_decides_how_films_are_decoded(request_):
+    hot = films(request_)[0]
+    deep = np.random.default_rng(0).integers(0, 4096, (48, 48)).astype(np.uint16)
+    deep[5, 5] = 65535
+    Image.fromarray(deep).save(hot)
+    for version in (1, 2):
+        out = request_.out.with_name(f"version{version}")
+        prepare(replace(request_, out=out, intensity=version))
+        images = np.fromfile(DatasetPaths(out).images, np.uint8).reshape(-1, SIZE, SIZE)
+        row = pd.read_parquet(DatasetPaths(out).labels)["image_id"].tolist().index(hot.name)
+        assert np.array_equal(images[row], load_image(hot, SIZE, version))
+    assert load_image(hot, SIZE, 2).std() > 3 * load_image(hot, SIZE, 1).std()
 
 
 def test_bad_files_are_named_and_the_rest_goes_on(request_):
@@ -271,9 +298,9 @@ from pathlib import Path
 from orchestrator import decoding
 from orchestrator.prepare import PrepareRequest, prepare
 load = decoding.try_load_image
-def slowly(file, size):
+def slowly(file, *how):
     time.sleep(0.02)
-    return load(file, size)
+    return load(file, *how)
 decoding.try_load_image = slowly
 labels, out = Path(sys.argv[1]), Path(sys.argv[2])
 prepare(PrepareRequest(source="nih", labels=labels, images=labels.parent / "images", out=out, size=32, shard_images=5))
@@ -312,7 +339,7 @@ def test_shards_of_another_request_are_not_reused(request_, decoded, monkeypatch
         prepare(request_)
     monkeypatch.undo()
     monkeypatch.setattr(
-        decoding, "try_load_image", lambda file, size: decoded.append(file.name) or try_load_image(file, size)
+        decoding, "try_load_image", lambda file, *how: decoded.append(file.name) or try_load_image(file, *how)
     )
     decoded.clear()
     prepare(replace(request_, size=16))
