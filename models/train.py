@@ -29,6 +29,7 @@ from models.recipe import Machine, assemble, film_size, freeze, set_learning_rat
 from models.resident import send
 from models.scores import NeverPositive, selection_rule, shared_summary, summary
 from models.snapshots import drop_snapshots, keep_snapshot, snapshot_facts
+from models.standardise import with_film_area
 from models.targets import Targets
 from models.weights import weights_bytes
 
@@ -137,7 +138,8 @@ def train_step(task: Task, machine: Machine, chosen: np.ndarray, place: tuple[in
     targets, config = task.targets, task.config
     torch.manual_seed(step_seed(place))  # dropout's draws depend on the place alone, too
     size = film_size(config, task.pixels.size, place[1])
-    batch = augment(task.pixels.batch(targets.row[chosen], size), config, place)
+    films = with_film_area(task.pixels.batch(targets.row[chosen], size), config.standardise)
+    batch = augment(films, config, place)
     truth = send(targets.truth(chosen), config.device)
     batch, truth = mixup(batch, truth, config, place)
     with autocast(config):
