@@ -32,8 +32,8 @@ class ReadsRest(Exception):
     """A parser asked for all that is left: it is about to inflate it, without a limit."""
 
 
-class BoundedReads(io.BytesIO):
-    """A file in memory that gives up on a parser which goes through it in ever smaller pieces."""
+class _Bounded:
+    """A stream that gives up on a parser which goes through it in ever smaller pieces."""
 
     reads = 0
 
@@ -44,6 +44,17 @@ class BoundedReads(io.BytesIO):
         if size is None or size < 0:
             raise ReadsRest
         return super().read(size)
+
+    def read_rest(self) -> bytes:
+        return super().read(MAX_BYTES)
+
+
+class BoundedReads(_Bounded, io.BytesIO):
+    """Bytes in memory."""
+
+
+class BoundedFile(_Bounded, io.BufferedReader):
+    """A file of which only the beginning is wanted."""
 
 
 def require_pixels(count: int) -> None:

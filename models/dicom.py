@@ -1,17 +1,29 @@
 """From the bytes of a DICOM radiograph to what a viewer shows: modality LUT, VOI LUT or window, inversion, 0..255.
 
-In: bytes. Out: uint8, height x width. Called by `models.images.decode`. The order and the formulas are those of the
-DICOM standard PS3.3, sections C.11.1 (modality LUT), C.11.2 (VOI LUT and window), C.7.6.3.1.2 (photometric
-interpretation) and C.11.6 (presentation LUT shape). A file that cannot be used is a DecodeError that says the reason.
+In: bytes. Out: uint8, height x width. Called by `models.images.decode`; `read_tags` by `orchestrator.identity`. The
+order and the formulas are those of the DICOM standard PS3.3, sections C.11.1 (modality LUT), C.11.2 (VOI LUT and
+window), C.7.6.3.1.2 (photometric interpretation) and C.11.6 (presentation LUT shape). A file that cannot be used is a
+DecodeError that says the reason.
 """
 
 import logging
 import math
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from models.decode_guard import BoundedReads, DecodeError, ReadsRest, guarded, inflate, quieten, require_pixels
+from models.decode_guard import (
+    BoundedFile,
+    BoundedReads,
+    DecodeError,
+    ReadsRest,
+    guarded,
+    inflate,
+    quieten,
+    require_pixels,
+)
 from models.dicom_codecs import DAMAGED, decode_compressed
 from models.intensity import shown_range
 
@@ -31,6 +43,14 @@ _VALUES = (*NEEDED, "NumberOfFrames", "SamplesPerPixel", "PixelRepresentation", 
 def is_dicom(data: bytes) -> bool:
     """Whether the bytes carry DICOM's mark after the preamble (PS3.10, section 7.1)."""
     return data[128:132] == b"DICM"
+
+
+def read_tags(path: Path, names: Sequence[str]) -> list[str]:
+    """The texts of these elements, "" for what is absent; the pixels are not read. DecodeError for what is no DICOM."""
+    with guarded("damaged DICOM"), BoundedFile(path.open("rb", buffering=0)) as stream:
+        header = _parse(stream, stop_before_pixels=True, specific_tags=list(names))
+        _require_short(header, names)
+        return [str(header.get(name) or "").strip() for name in names]
 
 
 def decode_dicom(data: bytes, version: int) -> np.ndarray:
@@ -54,12 +74,7 @@ def decode_dicom(data: bytes, version: int) -> np.ndarray:
 def _read(data: bytes) -> "Dataset":
     import pydicom
 
-    quieten("pydicom")  # its log repeats its warnings, and its level is set when it is imported
-    stream = BoundedReads(data)
-    try:
-        dataset = pydicom.dcmread(stream, force=True)
-    except ReadsRest:  # the deflated transfer syntax: explicit little endian, as pydicom finds out itself
-        dataset = pydicom.dcmread(BoundedReads(inflate(data[stream.tell() :])), force=True)
+    dataset = _parse(BoundedReads(data))
     if "TransferSyntaxUID" not in dataset.file_meta:  # a bare data set, of which pydicom guessed the encoding
         implicit, _ = dataset.original_encoding
         uid = pydicom.uid.ImplicitVRLittleEndian if implicit else pydicom.uid.ExplicitVRLittleEndian
@@ -69,6 +84,16 @@ def _read(data: bytes) -> "Dataset":
         cut = "Rows" in dataset or (is_dicom(data) and not len(dataset))
         raise DecodeError("truncated" if cut else "not an image (DICOM without pixels)")
     return dataset
+
+
+def _parse(stream: BoundedReads | BoundedFile, **options: Any) -> "Dataset":
+    import pydicom
+
+    quieten("pydicom")  # its log repeats its warnings, and its level is set when it is imported
+    try:
+        return pydicom.dcmread(stream, force=True, **options)
+    except ReadsRest:  # the deflated transfer syntax: explicit little endian, as pydicom finds out itself
+        return pydicom.dcmread(BoundedReads(inflate(stream.read_rest())), force=True, **options)
 
 
 def _check(dataset: "Dataset") -> None:
@@ -89,9 +114,9 @@ def _check(dataset: "Dataset") -> None:
         raise DecodeError(f"{dataset.SamplesPerPixel} values per DICOM pixel; a radiograph has one")
 
 
-def _require_short(dataset: "Dataset") -> None:
+def _require_short(dataset: "Dataset", values: Sequence[str] = _VALUES) -> None:
     """DecodeError for a value so long that to parse it would take minutes; looked at before any is asked for."""
-    for names, longest in ((_VALUES, LONGEST_VALUE), (_SEQUENCES, LONGEST_SEQUENCE)):
+    for names, longest in ((values, LONGEST_VALUE), (_SEQUENCES, LONGEST_SEQUENCE)):
         for name in names:
             raw = dataset.get_item(name) if name in dataset else None
             if isinstance(getattr(raw, "value", None), bytes) and len(raw.value) > longest:

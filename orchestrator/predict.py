@@ -123,11 +123,7 @@ def _identities(request: PredictRequest, paths: list[Path]) -> dict[str, tuple[s
 
 def _is_film(path: Path) -> bool:
     """Whether it can be decoded; what cannot needs no patient."""
-    try:
-        decode(path)
-    except (ValueError, OSError):
-        return False
-    return True
+    return not isinstance(try_load_image(path, 16), str)
 
 
 def _aggregate(

@@ -15,6 +15,7 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian, JPEGBaseline8Bit
 
 from models import images
 from models.decode_guard import BoundedReads, DecodeError, guarded
+from models.dicom import read_tags
 from models.images import decode, try_load_image
 from pathologies.errors import InputError
 from tests.coded_films import coded_dicom, make
@@ -258,6 +259,22 @@ def test_numbers_that_are_none():
                 decode(data.replace(b"1.0001", text))
     window = make(film, bits=12, WindowCenter=100, WindowWidth="1.0001")
     assert np.array_equal(decode(window.replace(b"1.0001", b"nan   ")), decode(make(film, bits=12)))
+
+
+def test_tags_of_broken_files_are_read_or_refused(tmp_path):
+    from pydicom.uid import ExplicitVRLittleEndian
+
+    path, whole = tmp_path / "film.dcm", {}
+    for syntax in (ExplicitVRLittleEndian, DeflatedExplicitVRLittleEndian):
+        whole[syntax] = coded_dicom(small_film().astype(np.uint16), syntax, 12, PatientID="17", StudyInstanceUID="1.2")
+        path.write_bytes(whole[syntax])
+        assert read_tags(path, ("PatientID", "IssuerOfPatientID", "StudyInstanceUID")) == ["17", "", "1.2"]
+    for seed in range(150):
+        path.write_bytes(damaged(whole[ExplicitVRLittleEndian], seed))
+        try:
+            assert len(read_tags(path, ("PatientID", "Rows"))) == 2
+        except DecodeError:
+            continue
 
 
 def test_reads_are_counted():
