@@ -66,11 +66,14 @@ def shown_range(values: np.ndarray, version: int) -> tuple[float, float]:
 
 
 def _ordered(values: np.ndarray, rank: int) -> tuple[float, float]:
-    """The values of which `rank` pixels are no larger, and no smaller, apart from themselves."""
-    if values.dtype.kind in "iu" and int(values.max()) - int(values.min()) < 2**20:
-        first = int(values.min())
-        below = np.bincount((values - first).ravel()).cumsum()
-        low, high = np.searchsorted(below, (rank, values.size - 1 - rank), side="right") + first
-    else:
-        low, high = np.partition(values, (rank, values.size - 1 - rank), axis=None)[[rank, -1 - rank]]
-    return float(low), float(high)
+    """The values of which `rank` pixels are no larger, and no smaller, apart from themselves.
+
+    Sought among the hundredth at either end that a sample of the pixels points to: to order all would double the time
+    that a film takes.
+    """
+    flat = values.ravel()
+    sample = np.sort(flat[:: 1 + flat.size // 50_000])
+    edge = len(sample) // 100
+    low, high = flat[flat <= sample[edge]], flat[flat >= sample[-1 - edge]]
+    low, high = (ends if len(ends) > rank else flat for ends in (low, high))  # the sample may have missed the ends
+    return float(np.partition(low, rank)[rank]), float(np.partition(high, len(high) - 1 - rank)[len(high) - 1 - rank])

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from models.images import decode, try_load_image
+from models.images import try_load_image
 from models.paths import publishing, write_json
 from orchestrator.answers import conformal_answers, parse_assignments, thresholds_of
 from orchestrator.bundle import BATCH, Bundle, load_bundle

@@ -92,6 +92,16 @@ def test_the_range_is_that_of_sorted_values(kind):
     assert shown_range(values, 1) == (ordered[0], ordered[-1])
 
 
+def test_the_range_of_a_large_film_is_exact_too():
+    """Also where the pixels that a sample takes are not like the rest."""
+    values = np.random.default_rng(0).integers(0, 4096, (700, 700)).astype(np.uint16)
+    values.ravel()[:: 1 + values.size // 50_000] = 2000
+    ordered, rank = np.sort(values, axis=None).astype(float), values.size // 1000
+    low, high = ordered[rank], ordered[-1 - rank]
+    margin = 0.1 * (high - low)
+    assert shown_range(values, 2) == (max(ordered[0], low - margin), min(ordered[-1], high + margin))
+
+
 def test_a_rescaled_dicom_and_one_with_padding():
     values = film()
     values.flat[5] = 65535
