@@ -18,7 +18,10 @@ KIND_STREAMS = {"affine": 4, "intensity": 5, "noise": 6}  # of their own, so tha
 
 
 def augment(batch: Tensor, config: TrainConfig, place: tuple[int, int, int]) -> Tensor:
-    """N x 1 x H x W, zero mean and unit variance -> the same shape. `place` is (seed, epoch, step)."""
+    """N x 1 x H x W, zero mean and unit variance -> the same shape. `place` is (seed, epoch, step).
+
+    A second channel, where a network is told what is film and what letterbox, is moved with the first.
+    """
     draws = np.random.default_rng([STREAM, *place])
     n = len(batch)
     chosen = draws.random(n) < config.augment_probability
@@ -29,13 +32,15 @@ def augment(batch: Tensor, config: TrainConfig, place: tuple[int, int, int]) -> 
     grid = _grid(theta, batch)
     # "border" repeats the letterbox's black or the film's own edge; zeros would paint mid-grey wedges
     moved = functional.grid_sample(batch, grid, mode="bilinear", padding_mode="border", align_corners=False)
-    changed = moved.mul_(_column(factor, batch)).add_(_column(shift, batch))
+    area = moved[:, 1:]  # of a network that leaves the letterbox out: where the film is, after the move
+    batch = batch[:, :1]
+    changed = moved[:, :1].mul_(_column(factor, batch)).add_(_column(shift, batch))
     if config.noise:
         level = draws.uniform(0, config.noise, n) * noise
         changed = changed + _column(level, batch) * _noise(batch, int(draws.integers(2**62)))
     if config.erasing:
         changed = changed.masked_fill(_rectangles(draws, batch, config.erasing), 0.0)  # 0 is the mean of all pixels
-    return changed
+    return torch.cat([changed, area], dim=1) if area.shape[1] else changed
 
 
 def mixup(batch: Tensor, truth: Tensor, config: TrainConfig, place: tuple[int, int, int]) -> tuple[Tensor, Tensor]:

@@ -26,7 +26,7 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
     "reduction": ("mean", "sum"),
     "sampler": ("natural", "balanced", "label_vector"),
     "precision": ("auto", "fp32", "bf16", "fp16"),
-    "standardise": ("dataset", "film", "local"),
+    "standardise": ("dataset", "film_inside", "local_inside", "film", "local"),
 }
 AT_LEAST: Mapping[str, float] = {
     "epochs": 1,
@@ -73,7 +73,7 @@ class TrainConfig:
     init: str = ""  # start from trained weights: RUN/<slug>, RUN/shared or a .safetensors file
     views: str = "frontal"  # which films: frontal, lateral, all
     image_size: int | None = None  # pixels a side; none: the data set's
-    standardise: str = "dataset"  # whose mean and spread pixels get: dataset, film, local (a pixel's surroundings)
+    standardise: str = "dataset"  # whose mean and spread: dataset, film_inside, local_inside; film, local: with border
     epochs: int = 12  # passes over the part `train`
     batch_size: int = 32  # films per step
     learning_rate: float = 1e-3  # peak of the one-cycle schedule

@@ -1,32 +1,34 @@
 """From an image file to the pixels that a network sees: 8-bit grey, bright where the film is bright, letterboxed.
 
 In: a path or the bytes of a PNG, JPEG or DICOM file. Out: uint8 arrays. Called by `orchestrator.prepare`, `predict` and
-`serve`, so that training and use see the same pixels; `INTENSITY_CONTRACT` says in words what is done and is stored in
-every data set and bundle. An image that cannot be used is an InputError whose text is the reason, fit for a table.
+`serve`, so that training and use see the same pixels; the intensity contract says in words what is done and is stored
+in every data set and bundle. An image that cannot be used is a DecodeError whose text is the reason, fit for a table.
 """
 
-import io
+import logging
+import stat
 import struct
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from models.decode_guard import (
+    MAX_PIXELS,
+    BoundedReads,
+    DecodeError,
+    guarded,
+    quieten,
+    require_bytes,
+    require_pixels,
+    require_scans,
+)
 from models.dicom import decode_dicom, is_dicom
+from models.intensity import NEWEST, shown_range
 from pathologies.errors import InputError
 
-INTENSITY_CONTRACT = {
-    "version": 1,
-    "eight_bit": "as stored; colour and palette to luma (ITU-R 601); alpha ignored; EXIF orientation applied",
-    "sixteen_bit": "linear, from the file's own minimum..maximum to 0..255",
-    "dicom": "modality LUT, then VOI LUT or first window (else minimum..maximum without padding), then inverted for "
-    "MONOCHROME1 or PresentationLUTShape INVERSE, then 0..255",
-    "blank": "an image of one value is rejected",
-    "letterbox": "aspect kept, centred, black border",
-    "resampling": "Lanczos with antialiasing (Pillow)",
-}
-# A 14 x 17 inch film digitised at 100 micrometres has 15 million pixels; far above, a file is a mistake or an attack.
-MAX_PIXELS = 64_000_000
+log = logging.getLogger(__name__)
+
 _SIGNATURES = {"PNG": b"\x89PNG\r\n\x1a\n", "JPEG": b"\xff\xd8\xff"}
 _ORIENTATION_TAG = 0x0112
 # EXIF 2.32, tag 0x0112: what turns the stored picture into the one that is meant.
@@ -41,32 +43,52 @@ _ORIENTATIONS = {
 }
 
 
-def load_image(source: Path | str | bytes, size: int) -> np.ndarray:
-    """Decode and letterbox: uint8, size x size. InputError with the reason when the image cannot be used."""
-    return letterbox(decode(source), size)
+def load_image(source: Path | str | bytes, size: int, version: int = NEWEST) -> np.ndarray:
+    """Decode and letterbox: uint8, size x size. DecodeError with the reason when the image cannot be used."""
+    return letterbox(decode(source, version), size)
 
 
-def decode(source: Path | str | bytes) -> np.ndarray:
-    """The film as uint8, height x width, by `INTENSITY_CONTRACT`. InputError with the reason when it cannot be used.
+def try_load_image(source: Path | str | bytes, size: int, version: int = NEWEST) -> np.ndarray | str:
+    """As `load_image`, or why there is none: for many files in a row, of which none may end the others' work.
+
+    Want of memory is passed on.
+    """
+    try:
+        return load_image(source, size, version)
+    except InputError as error:
+        return str(error)
+    except MemoryError:
+        raise
+    except Exception as error:
+        log.exception("%s: a defect of hilum, not of the file; please report it", source)
+        return f"a defect of hilum ({type(error).__name__}: {str(error)[:200]})"
+
+
+def decode(source: Path | str | bytes, version: int = NEWEST) -> np.ndarray:
+    """The film as uint8, height x width, by a version of the intensity contract. DecodeError when it cannot be used.
 
     The kind of file is told by its first bytes; a name ending in .dcm or .dicom also opens DICOM without a preamble.
     """
-    named_dicom = not isinstance(source, bytes) and Path(source).suffix.lower() in (".dcm", ".dicom")
-    data = source if isinstance(source, bytes) else _read(Path(source))
+    with guarded("damaged"):
+        named_dicom = not isinstance(source, bytes) and Path(source).suffix.lower() in (".dcm", ".dicom")
+        image = _decode_bytes(source if isinstance(source, bytes) else _read(Path(source)), named_dicom, version)
+        if image.min() == image.max():
+            raise DecodeError("blank image")
+        return image
+
+
+def _decode_bytes(data: bytes, named_dicom: bool, version: int) -> np.ndarray:
     if not data:
-        raise InputError("empty")
+        raise DecodeError("empty")
+    require_bytes(len(data))
     picture = next((name for name, signature in _SIGNATURES.items() if data.startswith(signature)), None)
     if is_dicom(data) or (named_dicom and not picture):
-        image = decode_dicom(data, max_pixels=MAX_PIXELS)
-    elif picture:
-        image = _decode_picture(data, picture)
-    elif any(signature.startswith(data) for signature in _SIGNATURES.values()):
-        raise InputError("truncated")
-    else:
-        raise InputError("not an image (PNG, JPEG or DICOM)")
-    if image.min() == image.max():
-        raise InputError("blank image")
-    return image
+        return decode_dicom(data, version)
+    if picture:
+        return _decode_picture(data, picture, version)
+    if any(signature.startswith(data) for signature in _SIGNATURES.values()):
+        raise DecodeError("truncated")
+    raise DecodeError("not an image (PNG, JPEG or DICOM)")
 
 
 def letterbox(image: np.ndarray, size: int) -> np.ndarray:
@@ -87,30 +109,32 @@ def letterbox(image: np.ndarray, size: int) -> np.ndarray:
 
 def _read(path: Path) -> bytes:
     try:
+        status = path.stat()
+        if stat.S_ISDIR(status.st_mode):
+            raise DecodeError("a folder, not a file")
+        if not stat.S_ISREG(status.st_mode):  # a pipe or a device, which may give bytes for ever
+            raise DecodeError("not a file")
+        require_bytes(status.st_size)
         return path.read_bytes()
     except FileNotFoundError as error:
-        raise InputError("missing") from error
-    except IsADirectoryError as error:
-        raise InputError("a folder, not a file") from error
+        raise DecodeError("missing") from error
     except OSError as error:
-        raise InputError(f"cannot be read: {error.strerror}") from error
+        raise DecodeError(f"cannot be read: {error.strerror}") from error
 
 
-def _decode_picture(data: bytes, picture: str) -> np.ndarray:
-    try:
-        with Image.open(io.BytesIO(data), formats=[picture]) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise Image.DecompressionBombError
-            image.load()
-            return _to_grey(_upright(image))
-    except MemoryError:
-        raise
-    except Image.DecompressionBombError as error:
-        raise InputError(f"too large (more than {MAX_PIXELS // 1_000_000} million pixels)") from error
-    # Bytes from outside can fail a decoder in any way (OSError, SyntaxError, struct.error, zlib.error, KeyError, ...);
-    # whatever it is, it is this file's fault and not the program's.
-    except Exception as error:
-        raise InputError("damaged" if _has_end(data, picture) else "truncated") from error
+def _decode_picture(data: bytes, picture: str, version: int) -> np.ndarray:
+    quieten("PIL")
+    with guarded("damaged" if _has_end(data, picture) else "truncated"):
+        if picture == "JPEG":
+            require_scans(data)
+        try:
+            with Image.open(BoundedReads(data), formats=[picture]) as image:
+                require_pixels(image.width * image.height)
+                image.load()
+                return _to_grey(_upright(image), version)
+        except Image.DecompressionBombError:  # Pillow's own limit, far above ours
+            require_pixels(MAX_PIXELS + 1)
+            raise
 
 
 def _has_end(data: bytes, picture: str) -> bool:
@@ -128,16 +152,18 @@ def _upright(image: Image.Image) -> Image.Image:
     return image if method is None else image.transpose(method)
 
 
-def _to_grey(image: Image.Image) -> np.ndarray:
+def _to_grey(image: Image.Image, version: int) -> np.ndarray:
     if image.mode == "I" or image.mode.startswith("I;16"):
-        return _stretch(np.asarray(image))
+        return _stretch(np.asarray(image), version)
     if image.mode == "CMYK":
         image = image.convert("RGB")
     return np.asarray(image.convert("L"))
 
 
-def _stretch(values: np.ndarray) -> np.ndarray:
-    """16-bit values, minimum..maximum to 0..255. What the full scale is, 10, 12 or 16 bits, such files do not say."""
-    low, high = float(values.min()), float(values.max())
-    scaled = (values.astype(np.float32) - low) * (255.0 / max(high - low, 1.0))
-    return np.rint(scaled).astype(np.uint8)
+def _stretch(values: np.ndarray, version: int) -> np.ndarray:
+    """16-bit values to 0..255. What the full scale is, 10, 12 or 16 bits, such files do not say."""
+    low, high = shown_range(values, version)
+    scaled = values.astype(np.float32)
+    scaled -= low
+    scaled *= 255.0 / max(high - low, 1.0)
+    return np.rint(np.clip(scaled, 0, 255, out=scaled), out=scaled).astype(np.uint8)

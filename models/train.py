@@ -30,6 +30,7 @@ from models.recipe import Machine, assemble, film_size, freeze, place_in_schedul
 from models.resident import send
 from models.scores import NeverPositive, selection_rule, shared_summary, summary
 from models.snapshots import drop_snapshots, keep_snapshot, snapshot_facts
+from models.standardise import with_film_area
 from models.targets import Targets
 from models.weights import weights_bytes
 
@@ -156,7 +157,8 @@ def train_step(
     targets, config = task.targets, task.config
     torch.manual_seed(step_seed(place))  # dropout's draws depend on the place alone, too
     size = film_size(config, task.pixels.size, place[1])
-    batch = augment(task.pixels.batch(targets.row[chosen], size), config, place)
+    films = with_film_area(task.pixels.batch(targets.row[chosen], size), config.standardise)
+    batch = augment(films, config, place)
     truth = send(targets.truth(chosen), config.device)
     batch, truth = mixup(batch, truth, config, place)
     with autocast(config):

@@ -18,6 +18,7 @@ from models import conformal
 from models.classifier import Classifier, Films, load_classifier
 from models.consistency import raise_parents
 from models.device import available_device
+from models.intensity import intensity_version
 from models.paths import BundlePaths, read_json
 from orchestrator.bundle_description import MEND, Seal, mapping, named, number, open_description, record, text
 from orchestrator.staging import origin
@@ -46,6 +47,11 @@ class Bundle:
     @property
     def size(self) -> int:
         return self.description["input"]["size"]
+
+    @property
+    def intensity(self) -> int:
+        """The version of the intensity contract by which films are decoded for these networks."""
+        return intensity_version(self.description["input"]["intensity"])
 
     @property
     def parents(self) -> dict[str, list[str]]:
@@ -106,6 +112,7 @@ def load_bundle(folder: Path, device: str = "auto", check: bool = True) -> Bundl
 
 def assemble(description: Mapping[str, Any], paths: BundlePaths, device: str = "auto") -> Bundle:
     """The networks that a description names, without a check of their answers."""
+    intensity_version(description["input"]["intensity"])
     device = available_device(device)
     entries = sorted(description["findings"].items(), key=lambda item: item[1]["position"])
     networks: dict = {}  # read once, also where several findings share one

@@ -71,6 +71,7 @@ def prepare(
     findings: Annotated[Path | None, Option(help="A folder with pathology files of your own.")] = None,
     max_rejected: Annotated[float, Option(help="Largest share of unusable images.")] = 0.1,
     workers: Annotated[int | None, Option(help="Decoding workers; none: one per CPU.")] = None,
+    intensity: Annotated[int | None, Option(help="Version of the intensity contract; none: the newest.")] = None,
 ) -> None:
     """Read a label file, decode and letterbox its images once, and split the patients into four parts."""
     from orchestrator.places import writing
@@ -97,6 +98,7 @@ def prepare(
         findings=findings,
         max_rejected=max_rejected,
         workers=workers,
+        intensity=intensity,
     )
     with writing(out, is_manifest, keep=True) as folder, progress_bar("decoding") as bar:
         task = bar.add_task("images", total=None)

@@ -20,7 +20,8 @@ from typing import Any
 import numpy as np
 
 from models.cache import Shard, read_shard_reasons, write_shard
-from models.images import INTENSITY_CONTRACT, load_image
+from models.images import try_load_image
+from models.intensity import INTENSITY_CONTRACTS, NEWEST
 from pathologies.errors import InputError
 
 OnEvent = Callable[[dict[str, Any]], None]
@@ -37,6 +38,7 @@ class DecodeRequest:
     workers: int | None = None  # none: one per CPU
     shard_images: int = 512  # fewer where they would be more than SHARD_BYTES
     max_rejected: float = 0.10
+    intensity: int = NEWEST  # version of the intensity contract
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +110,12 @@ def _blocks(request: DecodeRequest) -> list[tuple[Path, range]]:
     for start in range(0, len(request.image_ids), step):
         rows = range(start, min(start + step, len(request.image_ids)))
         files = [str(request.files[row].absolute()) for row in rows]
-        content = [request.size, INTENSITY_CONTRACT, [request.image_ids[row] for row in rows], files]
+        content = [
+            request.size,
+            INTENSITY_CONTRACTS[request.intensity],
+            [request.image_ids[row] for row in rows],
+            files,
+        ]
         key = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:20]
         blocks.append((request.folder / f"{start // step:06d}-{key}.npz", rows))
     return blocks
@@ -120,7 +127,7 @@ def _decode_blocks(
     """Each block with an image or a reason per row. The next block is decoded while the caller writes this one."""
 
     def submit(rows: range) -> list[Future]:
-        return [pool.submit(_load, request.files[row], request.size) for row in rows]
+        return [pool.submit(try_load_image, request.files[row], request.size, request.intensity) for row in rows]
 
     pool = ThreadPoolExecutor(request.workers or os.cpu_count() or 1, thread_name_prefix="decode")
     try:
@@ -135,14 +142,6 @@ def _decode_blocks(
             yield path, results
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-def _load(file: Path, size: int) -> np.ndarray | str:
-    """The image, or why there is none."""
-    try:
-        return load_image(file, size)
-    except ValueError as error:
-        return str(error)
 
 
 def _reason(result: np.ndarray | str) -> str:

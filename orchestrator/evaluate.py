@@ -172,9 +172,12 @@ def _check_fit(bundle: Bundle, dataset: Dataset, part: str) -> list[str]:
     contract, manifest = bundle.description["input"], dataset.manifest
     for name in ("size", "letterbox", "intensity"):
         if contract[name] != manifest[name]:
+            taken, given = contract[name], manifest[name]
+            if name == "intensity":
+                name, taken, given = "intensity contract", taken.get("version"), given.get("version")
             raise InputError(
-                f"The bundle takes films with {name} {contract[name]}, the data set has {manifest[name]}. "
-                f"Prepare it again with --size {contract['size']}."
+                f"The bundle takes films with {name} {taken}, the data set has {given}. "
+                f"Prepare it again with --size {contract['size']} --intensity {contract['intensity']['version']}."
             )
     same = all(manifest[name] == bundle.description["data"][name] for name in ("images_sha256", "split_hash"))
     if same and part != "test":

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from models.dicom import is_dicom
+from models.dicom import is_dicom, read_tags
 from pathologies.errors import InputError
 
 LEVELS = ("image", "study", "patient")
@@ -193,12 +193,8 @@ def tagged(file: Path, level: str) -> str | None:
         with file.open("rb") as stream:
             if not (is_dicom(stream.read(132)) or file.suffix.lower() in (".dcm", ".dicom")):
                 return None
-        import pydicom
-
-        tags = ["PatientID", "IssuerOfPatientID", "StudyInstanceUID"]
-        header = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=tags, force=True)
-        patient, issuer, study = (str(header.get(tag) or "").strip() for tag in tags)
-    except Exception:  # bytes from outside can fail the parser in any way; the decoder says what is wrong with them
+        patient, issuer, study = read_tags(file, ("PatientID", "IssuerOfPatientID", "StudyInstanceUID"))
+    except (InputError, OSError):  # the decoder says what is wrong with it
         return None
     name = study if level == "study" else patient and (f"{issuer}:{patient}" if issuer else patient)
     return name or None

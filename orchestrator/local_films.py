@@ -223,7 +223,7 @@ def _logits(bundle: Bundle, files: dict[int, Path], on_progress) -> tuple[np.nda
     """(logits of the readable films in the order of the rows, {row: why it cannot be read})."""
     rows = iter(files)
     blocks, reasons, done = [np.zeros((0, len(bundle.slugs)))], {}, 0
-    for batch in decoded_batches(list(files.values()), bundle.size, os.cpu_count() or 1):
+    for batch in decoded_batches(list(files.values()), bundle, os.cpu_count() or 1):
         films = []
         for _, film in batch:
             row = next(rows)

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from models.cache import measure_pixels
-from models.images import INTENSITY_CONTRACT
+from models.intensity import INTENSITY_CONTRACTS, NEWEST
 from models.paths import DatasetPaths, read_json, to_plain
 from orchestrator.dataset import FORMAT, hash_file
 from pathologies.labels import reference_contract
@@ -40,7 +40,7 @@ def describe_request(request: "PrepareRequest") -> dict[str, Any]:
             "label_file_sha256": hash_file(request.labels),
             "size": request.size,
             "letterbox": True,
-            "intensity": INTENSITY_CONTRACT,
+            "intensity": INTENSITY_CONTRACTS[request.intensity or NEWEST],
             "fractions": request.fractions,
             "seed": request.seed,
             "fold": request.fold,

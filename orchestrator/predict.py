@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from models.images import decode, letterbox
+from models.images import try_load_image
 from models.paths import publishing, write_json
 from orchestrator.answers import conformal_answers, parse_assignments, thresholds_of
 from orchestrator.bundle import BATCH, Bundle, load_bundle
@@ -97,7 +97,7 @@ def _run(
 ) -> tuple[list[str], np.ndarray, pd.DataFrame]:
     """(the paths that could be read, their probabilities, the others with the reason)."""
     kept, rejected, blocks = [], [], [np.zeros((0, len(bundle.slugs)))]
-    for batch in decoded_batches(paths, bundle.size, request.workers or os.cpu_count() or 1):
+    for batch in decoded_batches(paths, bundle, request.workers or os.cpu_count() or 1):
         films = []
         for path, film in batch:
             if isinstance(film, str):
@@ -123,11 +123,7 @@ def _identities(request: PredictRequest, paths: list[Path]) -> dict[str, tuple[s
 
 def _is_film(path: Path) -> bool:
     """Whether it can be decoded; what cannot needs no patient."""
-    try:
-        decode(path)
-    except (ValueError, OSError):
-        return False
-    return True
+    return not isinstance(try_load_image(path, 16), str)
 
 
 def _aggregate(
@@ -227,14 +223,11 @@ def _listed(table: Path) -> list[Path]:
     return [one if one.exists() else Path(str(name)) for one, name in zip(beside, frame[column], strict=True)]
 
 
-def decoded_batches(paths: list[Path], size: int, workers: int) -> Iterator[list[tuple[Path, np.ndarray | str]]]:
-    """Batches of (path, film or reason), decoded by threads a few batches ahead of the networks."""
+def decoded_batches(paths: list[Path], bundle: Bundle, workers: int) -> Iterator[list[tuple[Path, np.ndarray | str]]]:
+    """Batches of (path, film as the bundle takes it or reason), decoded by threads a few batches ahead."""
 
     def read(path: Path) -> tuple[Path, np.ndarray | str]:
-        try:
-            return path, letterbox(decode(path), size)
-        except (ValueError, OSError) as error:
-            return path, str(error)
+        return path, try_load_image(path, bundle.size, bundle.intensity)
 
     with ThreadPoolExecutor(workers) as pool:
         chunks = [paths[start : start + BATCH] for start in range(0, len(paths), BATCH)]

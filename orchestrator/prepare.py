@@ -19,6 +19,7 @@ import numpy as np
 import pandas as pd
 
 from models.cache import join_shards
+from models.intensity import NEWEST, intensity_version
 from models.paths import DatasetPaths, publishing, read_json, remove_temporaries, to_plain, write_json
 from orchestrator.dataset import SEAL, hash_file, manifest_hash
 from orchestrator.decoding import DecodeRequest, OnEvent, decode_all
@@ -56,6 +57,7 @@ class PrepareRequest:
     max_rejected: float = 0.10  # share of the images that may be unusable
     shard_images: int = 512  # images that a kill can cost
     options: Mapping[str, Any] = field(default_factory=dict)  # of the source
+    intensity: int | None = None  # version of the intensity contract; none: the newest, or what a complete one has
 
     def __post_init__(self) -> None:
         for name, lowest, highest in (("size", 16, 4096), ("patients", 1, None), ("workers", 1, None)):
@@ -66,6 +68,8 @@ class PrepareRequest:
             raise InputError("An official split, a shared split and a fold exclude each other: take one of them.")
         if self.shared_split and not self.shared_split.is_file():
             raise FileNotFoundError(f"No shared split at '{self.shared_split}'. It is made by `hilum split share`.")
+        if self.intensity is not None:
+            intensity_version({"version": self.intensity})
         if not 0 <= self.max_rejected <= 1:
             raise InputError(f"max_rejected is {self.max_rejected}. Allowed: a share from 0 to 1.")
 
@@ -79,12 +83,12 @@ def prepare(request: PrepareRequest, on_event: OnEvent | None = None) -> dict[st
     paths = DatasetPaths(request.out)
     identity = describe_request(request)
     if paths.manifest.exists() and not paths.shards.exists():
-        return _already_complete(paths, identity, on_event)
+        return _already_complete(request, paths, identity, on_event)
     _require_usable_folder(paths)
     rows = _choose_rows(request, on_event)  # all that can be wrong with the wish is found before anything is written
     with _alone(paths):
         if paths.manifest.exists():  # another prepare has just finished it, or was killed just after
-            manifest = _already_complete(paths, identity, on_event)
+            manifest = _already_complete(request, paths, identity, on_event)
         else:
             remove_temporaries(paths.root)
             remove_temporaries(paths.shards)
@@ -150,8 +154,12 @@ def _find_leaks(
     return leaks
 
 
-def _already_complete(paths: DatasetPaths, identity: dict[str, Any], on_event: OnEvent) -> dict[str, Any]:
+def _already_complete(
+    request: PrepareRequest, paths: DatasetPaths, identity: dict[str, Any], on_event: OnEvent
+) -> dict[str, Any]:
     manifest = read_json(paths.manifest)
+    if request.intensity is None:  # it keeps the version that was the newest when it was made
+        identity = identity | {"intensity": manifest["intensity"]}
     changed = differences(manifest, identity)
     if changed:
         lines = "\n".join(f"  {line}" for line in changed)
@@ -251,6 +259,7 @@ def _decode_request(request: PrepareRequest, paths: DatasetPaths, frame: pd.Data
         workers=request.workers,
         shard_images=request.shard_images,
         max_rejected=request.max_rejected,
+        intensity=request.intensity or NEWEST,
     )
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from models.images import INTENSITY_CONTRACT
+from models.intensity import INTENSITY_CONTRACT
 from models.paths import DatasetPaths, write_json
 from models.targets import PARTS, Targets
 from pathologies.labels import reference_contract

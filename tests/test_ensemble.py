@@ -184,7 +184,7 @@ def test_a_calibrate_part_without_positives_still_gives_a_bundle(tmp_path):
     assert load_bundle(tmp_path / "bundle", "cpu").classifiers[0].threshold is None
 
 
-@pytest.mark.parametrize("how", ["film", "local"])
+@pytest.mark.parametrize("how", ["film", "local", "local_inside"])
 def test_the_bundle_standardises_films_as_the_training_did(house, tmp_path, how):
     """What a network was asked on the stored films at the end of its training, the bundle answers too."""
     run, out = tmp_path / "run", tmp_path / "bundle"

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from models.intensity import INTENSITY_CONTRACTS
 from models.metrics import auc
 from models.paths import RunPaths, read_json, read_json_lines, write_json
 from orchestrator.bundle import load_bundle
@@ -122,8 +123,8 @@ def test_films_of_another_size_are_refused(own, tmp_path):
 
 def test_other_intensities_are_refused(own, tmp_path):
     other = make_dataset(tmp_path / "other", FINDINGS, films=90)
-    write_json(other / "manifest.json", read_json(other / "manifest.json") | {"intensity": {"version": 2}})
-    with pytest.raises(ValueError, match="intensity"):
+    write_json(other / "manifest.json", read_json(other / "manifest.json") | {"intensity": INTENSITY_CONTRACTS[1]})
+    with pytest.raises(ValueError, match="with intensity contract 2, the data set has 1. .*--size 32 --intensity 2"):
         run(own, tmp_path / "judged", dataset=other)
 
 

@@ -8,9 +8,14 @@ import pytest
 from PIL import Image
 
 from models.cache import open_images
+from models.images import load_image
+from models.intensity import INTENSITY_CONTRACTS
 from models.paths import read_json
 from orchestrator.bundle import load_bundle
 from orchestrator.predict import PredictRequest, collect_paths, predict
+from pathologies.errors import InputError
+from tests.coded_films import make
+from tests.damage import damaged, unknown_type, whole_files
 from tests.small_run import rewrite_bundle, write_films
 
 COLUMNS = ["path", "edema", "pneumonia", "edema_positive", "pneumonia_positive"]
@@ -110,6 +115,23 @@ def test_what_cannot_be_read_is_listed_and_the_rest_goes_on(house, folder, tmp_p
     assert not (tmp_path / "out" / "p.rejected.csv").exists()
 
 
+def test_damaged_files_of_every_kind_end_nobody_elses_prediction(house, folder, tmp_path):
+    files = whole_files()
+    broken = {f"{seed:02d}-{name}": damaged(data, seed) for seed, (name, data) in enumerate(sorted(files.items()))}
+    broken |= {"late.dcm": unknown_type(files["ExplicitVRLittleEndian.dcm"])}
+    for name, data in broken.items():
+        (tmp_path / "films" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "films" / name).write_bytes(data)
+    shutil.copy(folder / "film000.png", tmp_path / "films" / "05-good.png")
+    result = run(house, tmp_path / "p.csv", tmp_path / "films")
+    answered = [path.rpartition("/")[2] for path in result.predictions["path"]]
+    rejected = {path.rpartition("/")[2]: reason for path, reason in result.rejected.itertuples(index=False)}
+    assert sorted([*answered, *rejected]) == sorted([*broken, "05-good.png"])
+    assert "05-good.png" in answered
+    assert rejected["late.dcm"] == "damaged DICOM"
+    assert len(pd.read_csv(tmp_path / "p.rejected.csv")) == len(rejected) > 5
+
+
 def test_all_unreadable_gives_an_empty_table_with_its_columns(house, tmp_path):
     (tmp_path / "text.png").write_text("no picture")
     result = run(house, tmp_path / "p.csv", tmp_path / "text.png")
@@ -132,8 +154,6 @@ def test_another_table_is_refused_before_the_work(house, folder, tmp_path):
 
 
 def test_a_dicom_film_is_read(house, tmp_path):
-    from tests.test_dicom import make
-
     film = open_images(house / "dataset")[0]
     (tmp_path / "film.dcm").write_bytes(make(film.astype(np.uint16) * 16))
     result = run(house, tmp_path / "p.csv", tmp_path / "film.dcm")
@@ -142,6 +162,29 @@ def test_a_dicom_film_is_read(house, tmp_path):
     prepared = np.rint(stretched / stretched.max() * 255).astype(np.uint8)
     expected = load_bundle(house / "bundle", "cpu").probabilities(prepared[None])
     np.testing.assert_allclose(result.predictions[["edema", "pneumonia"]], expected, atol=1e-3)
+
+
+def test_a_bundle_of_before_keeps_its_way_to_decode(house, tmp_path):
+    """One hot pixel: by the first version of the intensity contract the film is all but black."""
+    film = open_images(house / "dataset")[0].astype(np.uint16) * 16
+    film[3, 4] = 65535
+    (tmp_path / "film.dcm").write_bytes(make(film, bits=16))
+    bundle = shutil.copytree(house / "bundle", tmp_path / "bundle")
+    description = read_json(bundle / "bundle.json")
+    found = {}
+    for version, contract in INTENSITY_CONTRACTS.items():
+        description["input"]["intensity"] = dict(contract)
+        rewrite_bundle(bundle, description)
+        request = PredictRequest(bundle=bundle, inputs=(str(tmp_path / "film.dcm"),), out=tmp_path / "p.csv",
+                                 device="cpu")  # fmt: skip
+        found[version] = predict(request).predictions[["edema", "pneumonia"]].to_numpy()
+        expected = load_bundle(bundle, "cpu").probabilities(load_image(tmp_path / "film.dcm", 32, version)[None])
+        np.testing.assert_allclose(found[version], expected, atol=1e-6)
+    assert np.abs(found[1] - found[2]).max() > 1e-3
+    description["input"]["intensity"]["version"] = 9
+    rewrite_bundle(bundle, description, test=False)
+    with pytest.raises(InputError, match=r"version 9 of the intensity contract; known: 1, 2\. Update hilum"):
+        load_bundle(bundle, "cpu")
 
 
 def test_without_a_useful_threshold_there_is_no_call(house, folder, tmp_path):

@@ -14,11 +14,14 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from models.images import INTENSITY_CONTRACT, load_image
+from models.images import load_image, try_load_image
+from models.intensity import INTENSITY_CONTRACT, INTENSITY_CONTRACTS
 from models.paths import DatasetPaths, write_json
 from orchestrator import decoding
 from orchestrator.dataset import load_dataset
 from orchestrator.prepare import PrepareRequest, draw_patients, prepare
+from pathologies.errors import InputError
+from tests.damage import unknown_type, whole_files
 from tests.label_files import write
 from tests.nih_like import write_nih_like
 from tests.test_sources_padchest import PADCHEST_HEADER, padchest_row
@@ -39,11 +42,11 @@ def decoded(monkeypatch):
     """Names of the files that are decoded from here on."""
     names = []
 
-    def load(file, size):
+    def load(file, *how):
         names.append(file.name)
-        return load_image(file, size)
+        return try_load_image(file, *how)
 
-    monkeypatch.setattr(decoding, "load_image", load)
+    monkeypatch.setattr(decoding, "try_load_image", load)
     return names
 
 
@@ -141,12 +144,39 @@ def test_unknown_labels_are_kept_and_data_sets_of_before_are_read_as_they_were(t
     assert load_dataset(request.out).manifest == manifest
 
 
+def test_a_data_set_of_before_keeps_its_intensity_contract(request_):
+    """The same command onto a complete one is a no-op for ever, and another asks for it by number."""
+    first = prepare(replace(request_, intensity=1))
+    assert first["intensity"] == INTENSITY_CONTRACTS[1]
+    assert prepare(request_) == first
+    with pytest.raises(InputError, match="intensity: it has"):
+        prepare(replace(request_, intensity=2))
+    with pytest.raises(InputError, match=r"version 3 of the intensity contract; known: 1, 2"):
+        replace(request_, intensity=3)
+
+
+def test_the_version_decides_how_films_are_decoded(request_):
+    hot = films(request_)[0]
+    deep = np.random.default_rng(0).integers(0, 4096, (48, 48)).astype(np.uint16)
+    deep[5, 5] = 65535
+    Image.fromarray(deep).save(hot)
+    for version in (1, 2):
+        out = request_.out.with_name(f"version{version}")
+        prepare(replace(request_, out=out, intensity=version))
+        images = np.fromfile(DatasetPaths(out).images, np.uint8).reshape(-1, SIZE, SIZE)
+        row = pd.read_parquet(DatasetPaths(out).labels)["image_id"].tolist().index(hot.name)
+        assert np.array_equal(images[row], load_image(hot, SIZE, version))
+    assert load_image(hot, SIZE, 2).std() > 3 * load_image(hot, SIZE, 1).std()
+
+
 def test_bad_files_are_named_and_the_rest_goes_on(request_):
-    bad = films(request_)[3:7]
+    bad = films(request_)[3:8]
     bad[0].unlink()
     bad[1].write_bytes(bad[1].read_bytes()[:200])
     bad[2].write_text("no image")
     Image.new("L", (9, 9), 200).save(bad[3])
+    bad[4].write_bytes(unknown_type(whole_files()["ExplicitVRLittleEndian.dcm"]))
+    request_ = replace(request_, max_rejected=0.11)
     events = []
     manifest = prepare(request_, events.append)
     rejected = pd.read_csv(DatasetPaths(request_.out).rejected)
@@ -155,15 +185,16 @@ def test_bad_files_are_named_and_the_rest_goes_on(request_):
         bad[1].name: "truncated",
         bad[2].name: "not an image (PNG, JPEG or DICOM)",
         bad[3].name: "blank image",
+        bad[4].name: "damaged DICOM",
     }
-    assert sum(manifest["rejected"].values()) == 4
-    assert manifest["images"] == 44
+    assert sum(manifest["rejected"].values()) == 5
+    assert manifest["images"] == 43
     frame = pd.read_parquet(DatasetPaths(request_.out).labels)
     images = np.fromfile(DatasetPaths(request_.out).images, np.uint8).reshape(-1, SIZE, SIZE)
-    for row in (2, 3, 43):
+    for row in (2, 3, 42):
         assert np.array_equal(images[row], load_image(request_.images / frame["path"][row], SIZE))
     progress = [event for event in events if event["event"] == "progress"]
-    assert (progress[-1]["done"], progress[-1]["total"], progress[-1]["rejected"]) == (48, 48, 4)
+    assert (progress[-1]["done"], progress[-1]["total"], progress[-1]["rejected"]) == (48, 48, 5)
 
 
 def test_too_many_bad_files_stop_it_and_are_looked_at_again(request_, decoded):
@@ -266,11 +297,11 @@ import sys, time
 from pathlib import Path
 from orchestrator import decoding
 from orchestrator.prepare import PrepareRequest, prepare
-load = decoding.load_image
-def slowly(file, size):
+load = decoding.try_load_image
+def slowly(file, *how):
     time.sleep(0.02)
-    return load(file, size)
-decoding.load_image = slowly
+    return load(file, *how)
+decoding.try_load_image = slowly
 labels, out = Path(sys.argv[1]), Path(sys.argv[2])
 prepare(PrepareRequest(source="nih", labels=labels, images=labels.parent / "images", out=out, size=32, shard_images=5))
 """
@@ -307,7 +338,9 @@ def test_shards_of_another_request_are_not_reused(request_, decoded, monkeypatch
     with pytest.raises(pytest.fail.Exception):
         prepare(request_)
     monkeypatch.undo()
-    monkeypatch.setattr(decoding, "load_image", lambda file, size: decoded.append(file.name) or load_image(file, size))
+    monkeypatch.setattr(
+        decoding, "try_load_image", lambda file, *how: decoded.append(file.name) or try_load_image(file, *how)
+    )
     decoded.clear()
     prepare(replace(request_, size=16))
     assert len(decoded) == 48

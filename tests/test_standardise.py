@@ -1,14 +1,18 @@
 """models/standardise.py: what of a film's exposure and shading still reaches the network."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
+from models.augment import augment
+from models.batches import normalise
 from models.config import TrainConfig
 from models.network import build_network
-from models.standardise import EMPTY_FILM, EMPTY_PART, WINDOW, standardised
+from models.standardise import EMPTY_FILM, EMPTY_PART, INSIDE, WINDOW, film_area, standardised, with_film_area
 
-OWN = ("film", "local")
+OWN = ("film", "local", *INSIDE)
 
 
 def make_films(count: int = 4, height: int = 40, width: int = 40) -> torch.Tensor:
@@ -39,8 +43,10 @@ def test_shading_reaches_it_by_film_but_not_by_surroundings():
     inside = (..., slice(8, -8), slice(8, -8))  # near the border a slope is seen from one side only
     left = {how: standardised(films + across, how)[inside].mean((0, 1, 2)) for how in OWN}
     slope = {how: np.polyfit(np.arange(24), profile.numpy(), 1)[0] for how, profile in left.items()}
+    assert slope["film"] == pytest.approx(slope["film_inside"])
     assert slope["film"] > 0.04
     assert abs(slope["local"]) < 0.01
+    assert abs(slope["local_inside"]) < 0.01
 
 
 @pytest.mark.parametrize(("height", "width"), [(24, 24), (18, 30)])
@@ -98,8 +104,88 @@ def test_it_is_the_first_step_of_every_network(how, outputs):
         assert not torch.allclose(network(films), plain(films))
 
 
+BLACK = -2.0  # of the letterbox, in units of the data set
+
+
+def boxed(films, left=7, right=9):
+    """Films in a letterbox, columns of black to their left and right."""
+    return torch.nn.functional.pad(films, (left, right), value=BLACK)
+
+
+@pytest.mark.parametrize("how", INSIDE)
+def test_the_letterbox_has_no_say(how):
+    """Neither in the scale of the film nor, at its black, in what the network sees of the exposure."""
+    films = make_films(width=24).clamp(min=BLACK + 0.1)
+    alone, inside = standardised(films, how), standardised(boxed(films), how)
+    assert (inside[..., :7] == 0).all()
+    assert (inside[..., -9:] == 0).all()
+    if how == "film_inside":  # a Gaussian window is a share of the side, which the letterbox makes longer
+        torch.testing.assert_close(inside[..., 7:-9], alone, rtol=1e-4, atol=1e-5)
+    moved = {way: standardised(boxed(2.5 * films + 4), way) - standardised(boxed(films), way)
+             for way in (how, how.removesuffix("_inside"))}  # fmt: skip
+    now, before = (found.abs().max() for found in moved.values())
+    assert now < 0.12
+    assert before > 2 * now
+
+
+def test_how_much_letterbox_there_is_does_not_move_the_film():
+    films = make_films(width=24).clamp(min=BLACK + 0.1)
+    narrow, wide = standardised(boxed(films, 2, 2), "film_inside"), standardised(boxed(films, 20, 20), "film_inside")
+    torch.testing.assert_close(narrow[..., 2:-2], wide[..., 20:-20], rtol=1e-4, atol=1e-5)
+
+
+def test_the_letterbox_is_whole_rows_or_columns_of_black_from_an_edge():
+    film = make_films(1, 20, 20).clamp(min=BLACK + 0.1)
+    film[..., 8:12, 3:15] = BLACK  # black within a film is film
+    film[..., 0, 5:] = BLACK  # and so is a row that has anything in it
+    assert (film_area(film) == 1).all()
+    for pads in ((3, 4, 0, 0), (0, 0, 5, 2), (1, 0, 0, 0), (2, 3, 4, 5)):
+        area = film_area(torch.nn.functional.pad(film, pads, value=BLACK))
+        left, right, top, bottom = pads
+        expected = torch.nn.functional.pad(torch.ones(1, 1, 20, 20), (left, right, top, bottom))
+        assert torch.equal(area, expected)
+    assert (film_area(torch.full((2, 1, 8, 8), BLACK)) == 1).all()
+
+
+def test_it_is_found_at_every_size_of_a_prepared_film():
+    films = np.zeros((2, 64, 64), np.uint8)
+    films[:, :, 9:55] = np.random.default_rng(0).integers(30, 255, (2, 64, 46))
+    for size, share in ((64, 46 / 64), (48, 46 / 64), (96, 46 / 64)):
+        area = film_area(normalise(torch.from_numpy(films), 0.5, 0.25, size))
+        assert area.mean().item() == pytest.approx(share, abs=0.04)
+
+
+def test_in_training_it_is_turned_with_its_film():
+    """A letterbox that is not straight any more is not to be found: what is film is found before."""
+    films = boxed(make_films(16, width=24).clamp(min=BLACK + 0.1))
+    config = TrainConfig(rotation=20, noise=0.5, augment_probability=1.0)
+    known = augment(with_film_area(films, "film_inside"), config, (0, 0, 0))
+    assert known.shape == (16, 2, 40, 40)
+    torch.testing.assert_close(known[:, :1], augment(films, config, (0, 0, 0)))
+    still = augment(with_film_area(films, "film_inside"), replace(config, noise=0, brightness=0, contrast=0), (0, 0, 0))
+    pixels, area = still.split(1, dim=1)
+    assert (pixels[area == 0] - BLACK).abs().max() < 1e-4
+    assert area.mean() < 0.9
+    assert with_film_area(films, "film") is films
+    seen = standardised(known, "film_inside")
+    assert (seen[known[:, 1:] == 0] == 0).all()
+
+
+def test_networks_of_before_answer_as_they_did():
+    """To the last bit: their pixels, letterbox and all, by the formula of before."""
+    films = boxed(make_films(width=24))
+    centred = films - films.mean((2, 3), keepdim=True)
+    expected = centred / (centred.square().mean((2, 3), keepdim=True).sqrt() + EMPTY_FILM)
+    assert torch.equal(standardised(films, "film"), expected)
+
+
 def test_a_misspelt_way_is_refused():
-    with pytest.raises(ValueError, match="standardise='films' is not one of: dataset, film, local"):
+    with pytest.raises(
+        ValueError, match="standardise='films' is not one of: dataset, film_inside, local_inside, film, local"
+    ):
         TrainConfig(standardise="films")
-    with pytest.raises(ValueError, match="standardise='later' is not one of: dataset, film, local. Update hilum"):
+    with pytest.raises(
+        ValueError,
+        match="standardise='later' is not one of: dataset, film_inside, local_inside, film, local. Update hilum",
+    ):
         build_network("test_resnet", standardise="later")
