@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from models import conformal, metrics, reliability
+from models import conformal, metrics, operating, reliability
 from models.bootstrap import PatientBootstrap, interval, patient_folds
 from models.calibration import ENOUGH, Calibration
 from orchestrator.adapt_tables import Rows, film_table, prevalence_table
@@ -155,6 +155,7 @@ def _by_films(bundle: Bundle, films: LocalFilms, request: AdaptRequest) -> tuple
         else:
             few[slug] = f"{positives} positives and {negatives} negatives; a fit needs {ENOUGH} of each"
     entries = _refit(bundle, films, enough, notes, request)
+    notes += _renewed_promises(findings, entries)
     changes = {slug: Change(how=REFITTED, entry=findings[slug] | entries[slug]) for slug in enough}
     for slug, reason in few.items():
         old = findings[slug]
@@ -175,6 +176,17 @@ def _by_films(bundle: Bundle, films: LocalFilms, request: AdaptRequest) -> tuple
     if worse:
         notes.append(f"Worse than before, interval and all: {', '.join(worse)}. Think twice before using it for these.")
     return judged, notes
+
+
+def _renewed_promises(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """A sentence on rules that were an estimate in the old bundle and are a lower bound in the entries fitted anew."""
+    rules = {
+        rule: point["promise"]
+        for slug, entry in new.items()
+        for rule, point in entry["operating_points"].items()
+        if point.get("promise") and not old[slug]["operating_points"][rule].get("promise")
+    }
+    return [f"{rule}: {promise}; in the bundle before: {operating.ESTIMATE}." for rule, promise in rules.items()]
 
 
 def _reasons(few: Mapping[str, str]) -> str:

@@ -18,7 +18,7 @@ import pandas as pd
 
 from models.metrics import sigmoid
 from models.paths import BundlePaths, RunPaths, publishing, read_json_lines, write_json, write_text
-from orchestrator.answers import find_slug, thresholds_of
+from orchestrator.answers import find_slug, threshold_notes, thresholds_of
 from orchestrator.bundle import BATCH, Bundle, load_bundle
 from orchestrator.coverage import coverage_notes, coverage_table, measure_coverage
 from orchestrator.curves import FindingCurves, draw_finding, draw_overview
@@ -107,6 +107,7 @@ def evaluate(request: EvaluateRequest) -> EvaluateResult:
     covered = measure_coverage(probability, scored.truth, patients, findings, settings)
     table = report_table(report)
     notes = [*scored.notes, *report_notes(report), *coverage_notes(covered), bundle.identity_note]
+    notes += threshold_notes(findings, list(scored.truth.columns), request.operating_point)
     folder = request.out or bundle.paths.root.with_name(f"{bundle.paths.root.name}-{request.part}")
     conformal = coverage_table(covered) if len(covered) else None
     asked = {"part": request.part, "level": request.level, "operating_point": request.operating_point}

@@ -137,7 +137,8 @@ def cross_validated_calls(answers: Answers, rule: str) -> np.ndarray:
     for one in np.unique(answers.fold):
         here, others = answers.fold == one, known & (answers.fold != one)
         layer = answers.layers[:, one]
-        call[here] = layer[here] >= operating.choose(layer[others], answers.truth[others], rule).threshold
+        point = operating.choose(layer[others], answers.truth[others], rule, patients=answers.patients[others])
+        call[here] = layer[here] >= point.threshold
     return call
 
 
@@ -196,10 +197,13 @@ def _fitted(solution: Solution) -> dict:
 
 def _point(answers: Answers, rule: str, bootstrap: PatientBootstrap, probability, truth) -> dict:
     """The point chosen on all films, with its cross-validated figures and their 95 % intervals."""
-    point = operating.choose(probability, truth, rule)
+    known = ~np.isnan(answers.truth)
+    if answers.ranking is None and operating.parse_rule(rule)[0] in operating.PROMISED:
+        probability = answers.held_out[known]  # a promise is not made on a ranking that was fitted on these very films
+    point = operating.choose(probability, truth, rule, patients=answers.patients[known])
     if metrics.undefined_reason(truth):
         return point.to_dict() | {"cross_validated": {}}
-    call = cross_validated_calls(answers, rule)[~np.isnan(answers.truth)]
+    call = cross_validated_calls(answers, rule)[known]
     resampled = bootstrap.call_scores(call, truth)
     trials = {"sensitivity": truth > 0, "specificity": truth < 1, "precision": call}
     found = {name: rate_interval(resampled[name], bootstrap.patients_with(trials[name])) for name in SHOWN}
