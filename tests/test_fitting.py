@@ -176,6 +176,21 @@ def test_only_wanted_findings_are_described_as_if_all_were():
     assert to_plain(only["opacity"]) == to_plain(everything["opacity"])
 
 
+def test_a_parent_heeds_a_child_that_is_not_fitted_with_it():
+    both = family()
+    child = np.clip(both["edema"].truth * 0.7 + 0.1, 0, 1)
+    alone = {"opacity": both["opacity"]}
+    entry = fit_findings(alone, parents=PARENTS, settings=QUICK, fixed={"edema": child})["opacity"]
+    plain = fit_findings(alone, settings=QUICK)["opacity"]
+    assert entry["consistency"]["children"] == ["edema"]
+    assert entry["cross_validated"]["auc"] > plain["cross_validated"]["auc"] + 0.02
+    own = Calibration.from_dict(entry["calibration"]).apply(both["opacity"].columns[:, 0])
+    point, truth = entry["operating_points"]["f2"], both["opacity"].truth
+    called = np.maximum(own, child) >= point["threshold"]
+    assert called[truth == 1].mean() == pytest.approx(point["sensitivity"])
+    assert (~called[truth == 0]).mean() == pytest.approx(point["specificity"])
+
+
 def test_a_parent_on_other_films_cannot_be_made_consistent():
     both = family()
     part = {name: getattr(both["edema"], name)[:400] for name in ("columns", "truth", "patients", "findings")}
