@@ -145,6 +145,16 @@ def test_the_p_value_says_what_the_interval_says():
     assert math.isnan(bootstrap.p_value([np.nan, 0.1, 0.2]))
 
 
+def test_the_noise_of_resampling_is_taken_off_a_calibration_error():
+    """Resamples of .03 to .07 around .03: their mean is .02 too high, and an error is never below 0."""
+    figures = np.concatenate([[0.03], np.linspace(0.03, 0.07, 101)])
+    found = bootstrap.error_interval(figures)
+    assert (found.low, found.high) == pytest.approx((0.011, 0.049))
+    assert found.value == 0.03
+    held = bootstrap.error_interval(np.array([0.01, 0.0, 0.05, 0.1]))  # less .04 each: 0, not -.04, then .01 and .06
+    assert held.low == pytest.approx(0.0005)
+
+
 def test_holm_by_hand():
     """Four tests: .005 x 4, .01 x 3, .03 x 2, and .04 x 1, which is no smaller than the one before."""
     found = bootstrap.holm([0.01, 0.04, np.nan, 0.03, 0.005])
