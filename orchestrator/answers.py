@@ -84,7 +84,7 @@ def threshold_notes(
             meaning = point.get("promise") or f"{operating.ESTIMATE}, as in bundles made before the rule meant a bound"
             meanings.setdefault(f"{point['rule']}: {meaning}", []).append(slug)
     notes = [f"{meaning} ({', '.join(names)})." for meaning, names in meanings.items()]
-    return notes + [f"{slug}: {point['reason']}." for slug, point in points.items() if not point["useful"]]
+    return notes + [f"{slug}: {point['reason']}." for slug, point in points.items() if point.get("reason")]
 
 
 def _points_of(findings: Mapping[str, Any], rule: str | None) -> dict[str, Mapping[str, Any]]:
@@ -94,7 +94,8 @@ def _points_of(findings: Mapping[str, Any], rule: str | None) -> dict[str, Mappi
         rule = known.get(rule.replace(" ", "").lower())
         if rule is None:
             raise InputError(f"The bundle stores no such operating point. It has: {', '.join(known.values())}.")
-    return {slug: entry["operating_points"][rule or entry["operating_point"]] for slug, entry in findings.items()}
+    chosen = {slug: rule or entry["operating_point"] for slug, entry in findings.items()}
+    return {slug: findings[slug]["operating_points"][one] | {"rule": one} for slug, one in chosen.items()}
 
 
 def conformal_answers(findings: Mapping[str, Any], slugs: Sequence[str], probability: np.ndarray) -> pd.DataFrame:
