@@ -169,6 +169,40 @@ def interval(figures, level: float = 0.95) -> Interval:
     return Interval(value=value, low=float(low), high=float(high), level=level, defined=defined)
 
 
+def p_value(figures) -> float:
+    """Two-sided p of "the difference is 0", for an array whose entry 0 is a difference and whose rest its resamples.
+
+    Twice the smaller share of resamples on either side of 0, one counted in addition: the level at which the percentile
+    interval would just touch 0 (Davison and Hinkley, Bootstrap Methods and their Application, 1997, sections 4.2, 5.3).
+    Never under 2 / (resamples + 1); NaN where `interval` has no bounds.
+    """
+    samples = np.asarray(figures[1:], dtype=np.float64)
+    samples = samples[~np.isnan(samples)]
+    if np.isnan(figures[0]) or len(samples) == 0 or len(samples) < 0.5 * (len(figures) - 1):
+        return float("nan")
+    smaller = min(np.count_nonzero(samples <= 0), np.count_nonzero(samples >= 0))
+    return min(1.0, 2 * (smaller + 1) / (len(samples) + 1))
+
+
+def holm(p_values) -> np.ndarray:
+    """p values adjusted for their number (Holm, Scandinavian Journal of Statistics 1979;6:65-70), in their order.
+
+    Calling the adjusted ones below 0.05 real is wrong about any of them in 5 % of cases at most, however the tests hang
+    together. NaN stays NaN and is no test.
+    """
+    values = np.asarray(p_values, dtype=np.float64)
+    adjusted, tested = np.full(len(values), np.nan), np.flatnonzero(~np.isnan(values))
+    order = tested[np.argsort(values[tested], kind="stable")]
+    left = np.arange(len(order), 0, -1)  # so many tests are still open
+    adjusted[order] = np.minimum(np.maximum.accumulate(values[order] * left), 1.0)
+    return adjusted
+
+
+def fewest_resamples(tests: int, level: float = 0.95) -> int:
+    """The fewest resamples with which `p_value` can fall to what `holm` asks of the smallest of so many."""
+    return int(np.ceil(2 * tests / (1 - level) - 1e-9))
+
+
 def rate_interval(figures, trials: int, level: float = 0.95) -> Interval:
     """`interval`, but where the rate is 0 or 1 all resamples agree and the bootstrap would claim certainty.
 

@@ -2,7 +2,8 @@
 
 In: logits, reference labels and patients of part `calibrate`. Out: a Calibration, plain data that goes into a bundle as
 JSON. `temperature`, `platt`, `beta`, `prior` and `identity` are strictly increasing, so they leave every AUC as it was;
-`isotonic` has plateaus, on which it ties films. Called by the ensembler and by `adapt`. numpy only.
+`isotonic` has plateaus, on which it ties films. Called by the ensembler and by `adapt`. numpy and SciPy, the latter
+imported where it is used: applying a stored calibration needs numpy alone.
 """
 
 from collections.abc import Mapping
@@ -174,34 +175,32 @@ def _fit_beta(rows: _Rows) -> Calibration:
 
 def _fit_isotonic(rows: _Rows) -> Calibration:
     """Pool adjacent violators: level within a pool, straight from pool to pool; the extremes are Platt's targets."""
+    from scipy.optimize import isotonic_regression
+
     values, group = np.unique(rows.logits, return_inverse=True)
     mass, hits = np.bincount(group, rows.weight), np.bincount(group, rows.weight * rows.truth)
-    pools: list[tuple[float, float, float, float]] = []  # mass, positives, first logit, last logit
-    for pool in zip(mass, hits, values, values, strict=True):
-        pools.append(pool)
-        while len(pools) > 1 and pools[-2][1] * pools[-1][0] >= pools[-1][1] * pools[-2][0]:
-            above, below = pools.pop(), pools.pop()
-            pools.append((below[0] + above[0], below[1] + above[1], below[2], above[3]))
-    if len(pools) == 1:
+    pooled = isotonic_regression(hits / mass, weights=mass)
+    if np.ptp(pooled.x) < 1e-12:  # a single pool, or several that only rounding tells apart
         return _without_signal(rows, "isotonic")
-    mass, hits, first, last = np.array(pools).T
-    odds = log_odds(np.clip(hits / mass, rows.target.min(), rows.target.max()))
+    first, last = values[pooled.blocks[:-1]], values[pooled.blocks[1:] - 1]
+    odds = log_odds(np.clip(pooled.x[pooled.blocks[:-1]], rows.target.min(), rows.target.max()))
     ends = np.column_stack([np.ravel([first, last], order="F"), np.repeat(odds, 2)])
     return Calibration(method="isotonic", knots=tuple(map(tuple, np.unique(ends, axis=0).tolist())))
 
 
 def _fit_prior(rows: _Rows, reason: str = "", slope: float = 1.0) -> Calibration:
-    """Move the logits so that their mean probability is (positives + 1) / (n + 2)."""
+    """Move the logits so that their mean probability, which rises with the intercept, is (positives + 1) / (n + 2)."""
+    from scipy.optimize import brentq
+
     total = rows.weight.sum()
     wanted = (rows.weight @ rows.truth + 1) / (total + 2)
+
+    def excess(intercept: float) -> float:
+        return rows.weight @ sigmoid(slope * rows.logits + intercept) / total - wanted
+
     low, high = -1e3 - slope * rows.logits.max(), 1e3 - slope * rows.logits.min()
-    for _ in range(200):  # bisection: the mean rises with the intercept, and halving cannot overshoot
-        middle = (low + high) / 2
-        if rows.weight @ sigmoid(slope * rows.logits + middle) / total < wanted:
-            low = middle
-        else:
-            high = middle
-    return Calibration(method="prior", slope=slope, intercept=float(low + high) / 2, reason=reason)
+    intercept = float(brentq(excess, low, high, xtol=1e-12, rtol=1e-15))
+    return Calibration(method="prior", slope=slope, intercept=intercept, reason=reason)
 
 
 def _without_signal(rows: _Rows, method: str) -> Calibration:

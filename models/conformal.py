@@ -11,7 +11,9 @@ shared by their films, and one more patient is counted at the far end (Lee, Barb
 inference with hierarchical data, arXiv 2306.06342). The promise is about a film of a new patient.
 
 The bounds are places in the ranking of the films, which no strictly increasing calibration changes; so the calibration
-may have been fitted on the same films.
+may have been fitted on the same films. So may one with plateaus (isotonic): it never falls, hence a bound on the
+probabilities is the calibration's value at the bound on the scores, and whoever lies beyond the one lies beyond the
+other. Plateaus only add uncertain answers, those of the films that share the bound's plateau: coverage rises.
 """
 
 from collections.abc import Mapping

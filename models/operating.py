@@ -2,23 +2,33 @@
 
 In: probabilities (or any scores), reference labels and patients of part `calibrate`. Out: an OperatingPoint, plain data
 that goes into a bundle as JSON. A call is score >= threshold. Called by the ensembler, by `adapt` and by `evaluate` for
-tables that bring no threshold. numpy only.
+tables that bring no threshold.
+
+A threshold at which .9 of the films at hand are found finds .9 of new ones half of the time: so `sensitivity>=0.9` and
+`specificity>=0.9` ask that the lower 95 % confidence bound reach it (models.rate_bounds), and `estimated
+sensitivity>=0.9` that the films' own figure does. Points made before that carry no `promise`: theirs is the latter.
 """
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 
 import numpy as np
 
 from models import metrics
 from models.bootstrap import patient_folds
 from models.metrics import Confusion
+from models.rate_bounds import CONFIDENCE, effective_films, fewest_patients, lower_bounds
 from pathologies.errors import InputError
 
 DEFAULT_RULE = "f2"
 SPECIFICITY_FLOOR = 0.5  # of the rules f1 and f2: below it, more than half of the healthy would be called ill
 RULES = ("f1", "f2", "youden", "sensitivity>=S", "specificity>=S", "precision>=P", "cost(FN,FP)")
+RULES += ("estimated sensitivity>=S", "estimated specificity>=S")
+PROMISED = ("sensitivity", "specificity")  # rules whose rate is a lower confidence bound
+PROMISE = f"one-sided {CONFIDENCE:.0%} lower confidence bound, films clustered by patient".replace("%", " %")
+ESTIMATED = "estimated "
+ESTIMATE = "estimate on the films it was chosen on"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,10 +46,13 @@ class OperatingPoint:
     precision: float = float("nan")
     f1: float = float("nan")
     f2: float = float("nan")
+    promise: str = ""  # of a rule that names a rate: what is said to reach it, PROMISE or ESTIMATE
+    lower_bound: float = float("nan")  # of that rate, where it is promised
 
     def to_dict(self) -> dict:
-        """Plain data for JSON; NaN becomes None."""
-        return {name: None if value != value else value for name, value in asdict(self).items()}
+        """Plain data for JSON; NaN becomes None. What only promises have is left out of other points."""
+        data = {name: None if value != value else value for name, value in asdict(self).items()}
+        return data if self.promise else {name: data[name] for name in data if name not in ("promise", "lower_bound")}
 
     @classmethod
     def from_dict(cls, data: Mapping) -> "OperatingPoint":
@@ -86,23 +99,34 @@ def _thresholds(values: np.ndarray) -> np.ndarray:
     return np.concatenate([values[:1], between, [np.nextafter(values[-1], np.inf)]])
 
 
-def choose(score, truth, rule: str = DEFAULT_RULE, *, weight=None) -> OperatingPoint:
+def choose(score, truth, rule: str = DEFAULT_RULE, *, weight=None, patients=None) -> OperatingPoint:
     """Choose a threshold by a rule; see RULES.
 
     f1, f2: the best F among thresholds with specificity >= SPECIFICITY_FLOOR; useful if it beats "always positive".
-    youden: the largest sensitivity + specificity; useful if above 1. sensitivity>=S: the highest threshold that reaches
-    it; specificity>=S, precision>=P: the lowest; useful if reached, and better than guessing (sensitivity + specificity
-    above 1). cost(FN,FP): the least cost of a missed finding and of a false alarm; useful if cheaper than "always" and
-    than "never". Among equals the lowest threshold stands: missing a finding is the worse error.
+    youden: the largest sensitivity + specificity; useful if above 1. sensitivity>=S: the highest threshold whose lower
+    confidence bound reaches it, and specificity>=S the lowest; "estimated" before either: whose estimate does, as that
+    of precision>=P. Useful if reached, and better than guessing (sensitivity + specificity above 1). cost(FN,FP): the
+    least cost of a missed finding and of a false alarm; useful if cheaper than "always" and than "never". Among equals
+    the lowest threshold stands: missing a finding is the worse error.
+
+    `patients` of each row make the bounds honest (none: every film is a patient's only one).
     """
     name, arguments = parse_rule(rule)
+    rate = name.removeprefix(ESTIMATED)
+    promise = "" if rate not in PROMISED else PROMISE if name in PROMISED else ESTIMATE
+    blank = OperatingPoint(rule=rule, threshold=0.5, useful=False, promise=promise)
     reason = metrics.undefined_reason(truth, weight)
     if reason:
-        return OperatingPoint(rule=rule, threshold=0.5, useful=False, reason=f"no useful threshold: {reason}")
+        return replace(blank, reason=f"no useful threshold: {reason}")
     found = candidates(score, truth, weight)
-    index, problem = _CHOOSERS[name](found.counts, *arguments)
+    if name in PROMISED:
+        if weight is not None:
+            raise ValueError(f"{rule}: a confidence bound is of films that weigh the same; leave `weight` out.")
+        index, problem, bound = _promised(found, _Cases.of(score, truth, patients, rate), *arguments)
+    else:
+        (index, problem), bound = _CHOOSERS[name](found.counts, *arguments), float("nan")
     problem = f"no useful threshold: {problem}" if problem else ""
-    return _point(found, int(index), OperatingPoint(rule=rule, threshold=0.5, useful=not problem, reason=problem))
+    return _point(found, int(index), replace(blank, useful=not problem, reason=problem, lower_bound=bound))
 
 
 def parse_rule(rule: str) -> tuple[str, tuple[float, ...]]:
@@ -113,9 +137,9 @@ def parse_rule(rule: str) -> tuple[str, tuple[float, ...]]:
     if text == "youden":
         return text, ()
     number = r"(\d+(?:\.\d*)?|\.\d+)"
-    level = re.fullmatch(rf"(sensitivity|specificity|precision)>={number}", text)
+    level = re.fullmatch(rf"(sensitivity|specificity|precision|estimated(?:sensitivity|specificity))>={number}", text)
     if level and 0 < float(level[2]) <= 1:
-        return level[1], (float(level[2]),)
+        return level[1].replace("estimated", ESTIMATED), (float(level[2]),)
     cost = re.fullmatch(rf"cost\({number},{number}\)", text)
     if cost and float(cost[1]) > 0 and float(cost[2]) > 0:
         return "cost", (float(cost[1]), float(cost[2]))
@@ -126,11 +150,9 @@ def parse_rule(rule: str) -> tuple[str, tuple[float, ...]]:
 
 def _point(found: Candidates, index: int, blank: OperatingPoint) -> OperatingPoint:
     counts = at(found.counts, index)
-    return OperatingPoint(
-        rule=blank.rule,
+    return replace(
+        blank,
         threshold=float(found.thresholds[index]),
-        useful=blank.useful,
-        reason=blank.reason,
         positives=round(counts.true_positive + counts.false_negative),
         negatives=round(counts.true_negative + counts.false_positive),
         **figures(counts),
@@ -196,6 +218,58 @@ def _reach_precision(counts: Confusion, wanted: float) -> tuple[int, str]:
     return int(reached[0]), _guess_problem(counts, int(reached[0]))
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Cases:
+    """The films of the class that a rate is of, in the order in which a moving threshold reaches them."""
+
+    rate: str
+    score: np.ndarray  # of a sensitivity the highest first, of a specificity the lowest
+    patients: np.ndarray
+
+    @classmethod
+    def of(cls, score, truth, patients, rate: str) -> "_Cases":
+        score, truth = np.asarray(score, dtype=np.float64), np.asarray(truth, dtype=np.float64)
+        patients = np.arange(len(score)) if patients is None else np.asarray(patients)
+        chosen = np.flatnonzero(truth >= 0.5 if rate == "sensitivity" else truth < 0.5)
+        sign = -1 if rate == "sensitivity" else 1
+        order = chosen[np.argsort(sign * score[chosen], kind="stable")]
+        return cls(rate=rate, score=score[order], patients=patients[order])
+
+    def reached(self, thresholds: np.ndarray) -> np.ndarray:
+        """By each threshold: how many films are called present (of a specificity: absent)."""
+        if self.rate == "sensitivity":
+            return len(self.score) - np.searchsorted(self.score[::-1], thresholds, side="left")
+        return np.searchsorted(self.score, thresholds, side="left")
+
+
+def _promised(found: Candidates, cases: _Cases, wanted: float) -> tuple[int, str, float]:
+    """(threshold, problem, bound): from the threshold that reaches every film on while the bound stays high enough.
+
+    That is a test of each in a fixed order, which ends at the first failure, so trying many costs nothing (Westfall and
+    Krishen, J Stat Plan Inference 2001;99:25-40). Where the bound never is high enough, the last threshold that reaches
+    every film stands, of no use.
+    """
+    reached = cases.reached(found.thresholds)
+    bounds = lower_bounds(cases.patients)[reached]
+    order = np.arange(len(bounds)) if cases.rate == "sensitivity" else np.arange(len(bounds))[::-1]
+    failed = np.flatnonzero(bounds[order] < wanted - 1e-12)
+    steps, problem = (failed[0] if failed.size else len(order)), ""
+    if not steps:
+        steps = np.count_nonzero(reached == len(cases.score))
+        problem = f"no threshold can promise a {cases.rate} of {wanted:g}: {_too_few(cases, wanted)}"
+    index = int(order[steps - 1])
+    return index, problem or _guess_problem(found.counts, index), float(bounds[index])
+
+
+def _too_few(cases: _Cases, wanted: float) -> str:
+    if wanted >= 1:
+        return "films can show that few are missed, never that none is"
+    kind, least = ("positive" if cases.rate == "sensitivity" else "negative"), fewest_patients(wanted)
+    owners, worth = len(np.unique(cases.patients)), effective_films(cases.patients)[-1]
+    alike = f" count as {worth:.1f}, their films being unequally many, and" if worth < owners - 0.05 else ","
+    return f"{owners} {kind} patients{alike} at least {least} are needed"
+
+
 def _least_cost(counts: Confusion, missed: float, alarm: float) -> tuple[int, str]:
     cost = missed * counts.false_negative + alarm * counts.false_positive
     index = int(np.argmin(cost))
@@ -206,8 +280,8 @@ def _least_cost(counts: Confusion, missed: float, alarm: float) -> tuple[int, st
 _CHOOSERS: dict[str, Callable[..., tuple[int, str]]] = {
     "f": _best_f,
     "youden": _best_youden,
-    "sensitivity": _reach_sensitivity,
-    "specificity": _reach_specificity,
+    "estimated sensitivity": _reach_sensitivity,
+    "estimated specificity": _reach_specificity,
     "precision": _reach_precision,
     "cost": _least_cost,
 }
@@ -225,7 +299,9 @@ def cross_validated_calls(
     call = np.zeros(len(score), dtype=bool)
     for one in np.unique(fold):
         held_out = fold == one
-        call[held_out] = score[held_out] >= choose(score[~held_out], truth[~held_out], rule).threshold
+        others = ~held_out
+        point = choose(score[others], truth[others], rule, patients=np.asarray(patients)[others])
+        call[held_out] = score[held_out] >= point.threshold
     return call
 
 

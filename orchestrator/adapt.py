@@ -3,20 +3,22 @@
 In: a BUNDLE and either labelled films of the hospital or its prevalences. Out: a new BUNDLE whose `adapted` tells what
 was done and keeps the old values, and a table of before and after. Called by `hilum adapt`. With films each figure of
 "after" is of films whose patients had no share in the fit that they judge; with fewer than ENOUGH positives or
-negatives only the prevalence is moved. Findings without local labels stay as they are.
+negatives only the prevalence is moved. Findings without local labels stay as they are, save for the thresholds of
+parents whose children moved.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from models import conformal, metrics, reliability
+from models import conformal, metrics, operating, reliability
 from models.bootstrap import PatientBootstrap, interval, patient_folds
 from models.calibration import ENOUGH, Calibration
+from models.consistency import descendants
 from orchestrator.adapt_tables import Rows, film_table, prevalence_table
 from orchestrator.adapted_bundle import check_source, write_adapted
 from orchestrator.answers import parse_assignments, thresholds_of
@@ -25,11 +27,18 @@ from orchestrator.choosing import Question, solve
 from orchestrator.dataset import hash_file
 from orchestrator.fitting import FitSettings, fit_findings
 from orchestrator.local_films import LocalFilms, LocalRequest, read_local_films
-from orchestrator.shifting import estimate_prevalence, prevalence_of, shift_calibration, shift_entry
+from orchestrator.shifting import (
+    estimate_prevalence,
+    off_scale,
+    prevalence_of,
+    shift_calibration,
+    shift_entry,
+    withdraw_points,
+)
 from orchestrator.tables import read_frame
 from pathologies.errors import InputError
 
-REFITTED, SHIFTED = "refitted", "prevalence moved"
+REFITTED, SHIFTED, WITHDRAWN = "refitted", "prevalence moved", "thresholds withdrawn"
 CALLS = ("sensitivity", "specificity")
 VISIBLE = 0.0005  # of a Brier score: less is no change worth a warning
 FITTED_KEYS = (
@@ -65,7 +74,7 @@ class AdaptRequest:
 class Change:
     """What becomes of one finding."""
 
-    how: str  # REFITTED, SHIFTED
+    how: str  # REFITTED, SHIFTED, WITHDRAWN
     entry: dict[str, Any]  # the new one, as in bundle.json
     reason: str = ""
     facts: dict[str, Any] = field(default_factory=dict)  # films, positives, before, after
@@ -126,7 +135,61 @@ def _by_prevalence(bundle: Bundle, request: AdaptRequest) -> tuple[dict[str, Cha
         changes[slug] = Change(how=SHIFTED, entry=old | shift_entry(old, share), facts=facts)
     notes = ["Only the prevalence was moved: nothing here is measured. Precision is what sensitivity and specificity"]
     notes[0] += " give at the new share, if films with and without the finding look as before."
+    if bundle.consistency:
+        _check_families(bundle, changes)
+        withdrawn = _withdrawn(bundle, changes)
+        notes += _told_withdrawn(withdrawn)
+        changes |= {
+            slug: replace(
+                one, facts=one.facts or {"prevalence": dict.fromkeys(("before", "after"), prevalence_of(one.entry))}
+            )
+            for slug, one in withdrawn.items()
+        }
     return changes, notes, {"prevalence": given, "prevalence_sha256": hashes}
+
+
+def _check_families(bundle: Bundle, changes: Mapping[str, Change]) -> None:
+    """InputError for shares that would make a finding rarer than one that it comes with."""
+    old = bundle.description["findings"]
+    share = {slug: prevalence_of(changes[slug].entry if slug in changes else old[slug]) for slug in old}
+    for slug in bundle.slugs:
+        for child in descendants(slug, bundle.parents):
+            if share[child] > share[slug] and prevalence_of(old[child]) <= prevalence_of(old[slug]):
+                raise InputError(
+                    f"--prevalence: {child} at {share[child]:.3g} would be more common than {slug} at "
+                    f"{share[slug]:.3g}, but who has {child} has {slug}. "
+                    f"Give {slug}=SHARE of at least {share[child]:.3g} too."
+                )
+
+
+def _withdrawn(bundle: Bundle, changes: Mapping[str, Change]) -> dict[str, Change]:
+    """Parents whose thresholds no longer fit the probabilities that they are raised to; see `shifting`.
+
+    A parent that was fitted anew was so together with its children as they now are.
+    """
+    old = bundle.description["findings"]
+    new = {slug: changes[slug].entry if slug in changes else old[slug] for slug in bundle.slugs}
+    refitted = {slug for slug, change in changes.items() if change.how == REFITTED}
+    moved = off_scale(old, new, bundle.parents)
+    found = {}
+    for slug in bundle.slugs:
+        children = descendants(slug, bundle.parents)
+        if slug in refitted or not (slug in moved or refitted.intersection(children)):
+            continue
+        entry = withdraw_points(new[slug], children)
+        before = changes.get(slug)
+        found[slug] = replace(before, entry=entry) if before else Change(how=WITHDRAWN, entry=entry)
+    return found
+
+
+def _told_withdrawn(withdrawn: Mapping[str, Change]) -> list[str]:
+    if not withdrawn:
+        return []
+    return [
+        f"No yes/no answers any more, cost rules apart: {', '.join(withdrawn)}. Each is raised to findings that moved "
+        "otherwise than it did, so that its thresholds call other films than before. Give local films of it "
+        "(--labelled), a threshold by hand (hilum predict --threshold), or a bundle made without --consistency."
+    ]
 
 
 def _read_prevalences(words: tuple[str, ...], slugs: list[str]) -> tuple[dict[str, float], dict[str, str]]:
@@ -154,12 +217,22 @@ def _by_films(bundle: Bundle, films: LocalFilms, request: AdaptRequest) -> tuple
             enough.append(slug)
         else:
             few[slug] = f"{positives} positives and {negatives} negatives; a fit needs {ENOUGH} of each"
-    entries = _refit(bundle, films, enough, notes, request)
-    changes = {slug: Change(how=REFITTED, entry=findings[slug] | entries[slug]) for slug in enough}
+    changes = {}
     for slug, reason in few.items():
         old = findings[slug]
         share = estimate_prevalence(films.truth[slug].to_numpy(float), prevalence_of(old))
         changes[slug] = Change(how=SHIFTED, entry=old | shift_entry(old, share), reason=reason)
+    fixed = {}
+    for column, slug in enumerate(bundle.slugs):
+        if slug not in enough:
+            entry = changes[slug].entry if slug in changes else findings[slug]
+            fixed[slug] = Calibration.from_dict(entry["calibration"]).apply(films.logits[:, column])
+    entries = _refit(bundle, films, enough, fixed, notes, request)
+    notes += _renewed_promises(findings, entries)
+    changes |= {slug: Change(how=REFITTED, entry=findings[slug] | entries[slug]) for slug in enough}
+    withdrawn = _withdrawn(bundle, changes) if bundle.consistency else {}
+    notes += _told_withdrawn(withdrawn)
+    changes |= withdrawn
     if few:
         notes.append("Too few local films to fit, so only the prevalence was moved: " + _reasons(few) + ".")
     before = bundle.calibrate(films.logits)
@@ -174,7 +247,18 @@ def _by_films(bundle: Bundle, films: LocalFilms, request: AdaptRequest) -> tuple
     worse = [slug for slug, one in judged.items() if (one.facts["brier_change"] or {"low": 0})["low"] > VISIBLE]
     if worse:
         notes.append(f"Worse than before, interval and all: {', '.join(worse)}. Think twice before using it for these.")
-    return judged, notes
+    return {**changes, **judged}, notes
+
+
+def _renewed_promises(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """A sentence on rules that were an estimate in the old bundle and are a lower bound in the entries fitted anew."""
+    rules = {
+        rule: point["promise"]
+        for slug, entry in new.items()
+        for rule, point in entry["operating_points"].items()
+        if point.get("promise") and not old[slug]["operating_points"][rule].get("promise")
+    }
+    return [f"{rule}: {promise}; in the bundle before: {operating.ESTIMATE}." for rule, promise in rules.items()]
 
 
 def _reasons(few: Mapping[str, str]) -> str:
@@ -182,23 +266,26 @@ def _reasons(few: Mapping[str, str]) -> str:
 
 
 def _refit(
-    bundle: Bundle, films: LocalFilms, slugs: list[str], notes: list[str], request: AdaptRequest
-) -> dict[str, dict[str, Any]]:
-    """The fitted part of each finding's entry; what the blend is stays the bundle's."""
+    bundle: Bundle, films: LocalFilms, slugs: list[str], fixed: Mapping[str, np.ndarray], notes: list[str],
+    request: AdaptRequest,
+) -> dict[str, dict[str, Any]]:  # fmt: skip
+    """The fitted part of each finding's entry; what the blend is stays the bundle's. `fixed`: the others' answers."""
     if not slugs:
         return {}
     findings = bundle.description["findings"]
     questions = {slug: _question(films, bundle.slugs.index(slug), slug) for slug in slugs}
     parents = None
     if bundle.consistency:
-        parents = {slug: [one for one in bundle.parents[slug] if one in slugs] for slug in slugs}
+        parents = bundle.parents
         notes.append(
-            "Thresholds of parents heed their children that were refitted with them; Brier score, ECE and slope are "
-            "those of the findings before parents are raised."
+            "Thresholds of parents heed all of their children; Brier score, ECE and slope are those of the findings "
+            "before parents are raised."
         )
     fitted = {}
     for settings, group in _same_settings(findings, slugs, request).items():
-        found = fit_findings(questions, parents=parents, wanted=group, settings=settings)
+        found = fit_findings(
+            questions, parents=parents, wanted=group, settings=settings, fixed=fixed if parents else None
+        )
         fitted |= {slug: {name: found[slug][name] for name in FITTED_KEYS if name in found[slug]} for slug in group}
     return fitted
 
@@ -234,6 +321,7 @@ def _judge(
     known = ~np.isnan(truth)
     truth, patients, before, logits = truth[known], films.patients[known], before[known], logits[known]
     threshold = thresholds_of({slug: old})[slug]
+    threshold_after = thresholds_of({slug: change.entry})[slug]
     call = {} if threshold is None else _calls(before >= threshold, truth)
     plain = Calibration.from_dict(old["calibration"]).apply(logits)  # `before` without the raising of parents
     after, call_after = _after(old, change, logits, truth, patients)
@@ -244,9 +332,10 @@ def _judge(
         "prevalence": {"before": prevalence_of(old), "after": prevalence_of(change.entry)},
         "auc": metrics.auc(logits, truth),
         "before": _errors(plain, truth) | call,
-        "after": _errors(after, truth) | (call if call_after is None else call_after),
+        "after": _errors(after, truth)
+        | (call_after if call_after is not None else call if threshold_after is not None else {}),
         "brier_change": None,
-        "threshold": {"before": threshold, "after": thresholds_of({slug: change.entry})[slug]},
+        "threshold": {"before": threshold, "after": threshold_after},
     }
     if len(truth) > 1:
         bootstrap = PatientBootstrap(patients, resamples=request.resamples)

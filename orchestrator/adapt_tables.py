@@ -12,12 +12,14 @@ Rows = tuple[list[str], list[list[str]]]
 
 
 def film_table(changes: Mapping[str, Any]) -> Rows:
-    """A row per finding that the local films label."""
+    """A row per finding that the local films label; of the others there is nothing to compare."""
     titles = ["before > after, on local films", "what", "films", "pos", "AUC", "prevalence", "Brier"]
     titles += ["change (95 % interval)", "ECE (chance)", "slope", "threshold", "sens", "spec"]
     rows = []
     for slug, change in changes.items():
         facts = change.facts
+        if not facts:
+            continue
         before, after, gap = facts["before"], facts["after"], facts["brier_change"]
         ece = f"{_pair(before['ece'], after['ece'])} ({number(after['ece_chance'])})"
         span = "-" if gap is None else f"{gap['value']:+.3f} ({gap['low']:+.3f} to {gap['high']:+.3f})"

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from models import conformal
+from models import conformal, operating
 from pathologies.catalog import find_pathology
 from pathologies.errors import InputError
 
@@ -66,16 +66,36 @@ def thresholds_of(
 
     findings: the entries of bundle.json by slug. InputError for a rule that is not stored, naming those that are.
     """
+    points = _points_of(findings, rule)
+    found = {slug: point["threshold"] if point["useful"] else None for slug, point in points.items()}
+    return found | dict(overrides or {})
+
+
+def threshold_notes(
+    findings: Mapping[str, Any], slugs: Sequence[str], rule: str | None = None, overrides: Sequence[str] = ()
+) -> list[str]:
+    """What the thresholds of `thresholds_of` mean where a rule names a rate, and why a finding has none: sentences."""
+    points = {
+        slug: point for slug, point in _points_of(findings, rule).items() if slug in slugs and slug not in overrides
+    }
+    meanings: dict[str, list[str]] = {}
+    for slug, point in points.items():
+        if operating.parse_rule(point["rule"])[0].removeprefix(operating.ESTIMATED) in operating.PROMISED:
+            meaning = point.get("promise") or f"{operating.ESTIMATE}, as in bundles made before the rule meant a bound"
+            meanings.setdefault(f"{point['rule']}: {meaning}", []).append(slug)
+    notes = [f"{meaning} ({', '.join(names)})." for meaning, names in meanings.items()]
+    return notes + [f"{slug}: {point['reason']}." for slug, point in points.items() if point.get("reason")]
+
+
+def _points_of(findings: Mapping[str, Any], rule: str | None) -> dict[str, Mapping[str, Any]]:
+    """Each finding's operating point of a stored rule, none: of its own."""
     if rule is not None:
         known = {one.replace(" ", ""): one for one in stored_rules(findings)}
         rule = known.get(rule.replace(" ", "").lower())
         if rule is None:
             raise InputError(f"The bundle stores no such operating point. It has: {', '.join(known.values())}.")
-    found: dict[str, float | None] = {}
-    for slug, entry in findings.items():
-        point = entry["operating_points"][rule or entry["operating_point"]]
-        found[slug] = point["threshold"] if point["useful"] else None
-    return found | dict(overrides or {})
+    chosen = {slug: rule or entry["operating_point"] for slug, entry in findings.items()}
+    return {slug: findings[slug]["operating_points"][one] | {"rule": one} for slug, one in chosen.items()}
 
 
 def conformal_answers(findings: Mapping[str, Any], slugs: Sequence[str], probability: np.ndarray) -> pd.DataFrame:

@@ -240,6 +240,8 @@ _POINT = record(
     {"threshold": number, "useful": flag},
     {
         "reason": text,
+        "promise": text,
+        "lower_bound": maybe(number),
         "cross_validated": named(record({"value": maybe(number)})),
         **dict.fromkeys(("sensitivity", "specificity", "precision", "f1", "f2"), maybe(number)),
     },

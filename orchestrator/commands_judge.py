@@ -202,9 +202,10 @@ def _evaluate_bundle(given: dict[str, Any]) -> None:
     if given["json"]:
         return _show_json(dict(result.data))
     show_table(*result.table)
-    if result.conformal:
-        output.print()
-        show_table(*result.conformal)
+    for further in (result.uncertain, result.conformal):
+        if further:
+            output.print()
+            show_table(*further)
     for line in result.notes:
         output.print(line, markup=False)
     return say(f"Tables and pictures: {out or result.folder}")

@@ -92,12 +92,18 @@ def lr_find(
         say(f"Written: {path}")
 
 
+TABLE_TITLE = (
+    "default and best: score on part select; AUCs: on part calibrate, paired; an interval holds for its finding alone, "
+    "the verdict for all of them (p adjusted after Holm)"
+)
+
+
 def show_result(request: Any, result: dict[str, Any]) -> None:
     """The table, where the files are, what to do next; exit code 1 where a finding has no winner."""
     from orchestrator.search_report import COLUMNS, table_rows, write_report
 
     searches, errors = result["searches"], result["errors"]
-    show_table(COLUMNS, table_rows(searches), "default and best: score on part select; AUCs: on part calibrate, paired")
+    show_table(COLUMNS, table_rows(searches), TABLE_TITLE)
     pictures = write_report(searches)
     open_trials = sum(len(search.todo()) for search in searches.values())
     if pictures:

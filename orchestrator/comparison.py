@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from models import metrics, operating
-from models.bootstrap import Interval, PatientBootstrap, interval
+from models.bootstrap import Interval, PatientBootstrap, holm, interval, p_value
 from orchestrator import evaluation
 from orchestrator.alignment import AlignedTables, align
 from orchestrator.evaluation import EvaluationSettings, Operating, Report, evaluate_figures, judged, mean_figures
@@ -108,6 +108,8 @@ def compare_aligned(aligned: AlignedTables, request: TablesRequest) -> Compariso
     strangers = [name for name in improper if name not in blended]
     if strangers:
         notes.append(f"Not a probability, so without Brier score and calibration error: {', '.join(strangers)}.")
+    pairs = len(areas) * (len(areas) - 1) // 2
+    notes += evaluation.resamples_note(request.settings.resamples, pairs, bootstrap.level)
     return Comparison(
         reports=reports,
         means=means,
@@ -209,7 +211,11 @@ def multi_label(table, truth, bootstrap: PatientBootstrap, calls) -> dict[str, I
 
 
 def differences(areas: Mapping[str, Mapping[str, np.ndarray]], bootstrap: PatientBootstrap) -> pd.DataFrame:
-    """AUC of each table minus that of each later one, paired; `mean` is over the findings that both tables have."""
+    """AUC of each table minus that of each later one, paired; `mean` is over the findings that both tables have.
+
+    Bounds are of each difference for itself. `differs` rests on p adjusted after Holm: of the means over all pairs of
+    tables, of the findings over those of their pair.
+    """
     rows = []
     names = list(areas)
     for position, name in enumerate(names):
@@ -222,8 +228,12 @@ def differences(areas: Mapping[str, Mapping[str, np.ndarray]], bootstrap: Patien
             for slug, figures in gaps.items():
                 gap = interval(figures, bootstrap.level)
                 row = {"table": name, "other": other, "finding": slug, "auc_difference": gap.value}
-                rows.append(row | {"low": gap.low, "high": gap.high, "differs": gap.low > 0 or gap.high < 0})
-    return pd.DataFrame(rows, columns=["table", "other", "finding", "auc_difference", "low", "high", "differs"])
+                rows.append(row | {"low": gap.low, "high": gap.high, "p": p_value(figures)})
+    found = pd.DataFrame(rows, columns=["table", "other", "finding", "auc_difference", "low", "high", "p"])
+    means = found["finding"] == "mean"
+    pair = (found["table"] + "\n" + found["other"]).where(~means, "")
+    found["p_holm"] = found.groupby(pair)["p"].transform(holm)
+    return found.assign(differs=found["p_holm"] < 1 - bootstrap.level)
 
 
 def reader_points(readers, scores, truth, bootstrap: PatientBootstrap) -> pd.DataFrame:

@@ -65,7 +65,8 @@ def finding_table(comparison: Comparison) -> Rows:
 
 
 def difference_table(comparison: Comparison) -> Rows:
-    """The mean AUC of the best table minus that of each other one, paired; `*` where the interval leaves out 0."""
+    """The mean AUC of the best table minus that of each other one, paired; `*` where p, adjusted after Holm over all
+    pairs of tables, is below 0.05."""
     best = max(comparison.means, key=lambda name: comparison.means[name]["auc"].value)
     rows = []
     for row in comparison.differences.query("finding == 'mean'").itertuples():
@@ -74,8 +75,15 @@ def difference_table(comparison: Comparison) -> Rows:
         sign, other = (1, row.other) if row.table == best else (-1, row.table)
         low, high = sorted((sign * row.low, sign * row.high))
         star = "*" if row.differs else ""
-        rows.append([f"{best} minus {other}", f"{sign * row.auc_difference:+.4f}", f"{low:+.4f} to {high:+.4f}", star])
-    return ["mean AUC, paired", "difference", "95 % interval", ""], rows
+        rows.append(
+            [
+                f"{best} minus {other}",
+                f"{sign * row.auc_difference:+.4f}",
+                f"{low:+.4f} to {high:+.4f}",
+                evaluation.number(row.p_holm) + star,
+            ]
+        )
+    return ["mean AUC, paired", "difference", "95 % interval", "p (Holm over all pairs)"], rows
 
 
 def reader_table(comparison: Comparison) -> Rows:

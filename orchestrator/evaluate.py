@@ -1,8 +1,9 @@
 """Score a bundle on a part of a prepared data set: the table, as text and CSV, and a picture per finding.
 
 In: BUNDLE, DATASET, a part. Out: `metrics.csv`, `table.txt`, `report.json`, `predictions.csv`, `overview.png`, one PNG
-per finding, and `conformal.csv` where the bundle has zones. Called by `hilum evaluate`. Every reading of the test
-part's labels is logged in `test_reads.jsonl` of the run, or of the bundle where the run is not at hand.
+per finding, `conformal.csv` where the bundle has zones, and `uncertain.csv` where labels are uncertain. Called by
+`hilum evaluate`. Every reading of the test part's labels is logged in `test_reads.jsonl` of the run, or of the bundle
+where the run is not at hand.
 """
 
 import hashlib
@@ -17,8 +18,8 @@ import numpy as np
 import pandas as pd
 
 from models.metrics import sigmoid
-from models.paths import BundlePaths, RunPaths, publishing, read_json_lines, write_json, write_text
-from orchestrator.answers import find_slug, thresholds_of
+from models.paths import BundlePaths, RunPaths, publishing, read_json_lines, to_plain, write_json, write_text
+from orchestrator.answers import find_slug, threshold_notes, thresholds_of
 from orchestrator.bundle import BATCH, Bundle, load_bundle
 from orchestrator.coverage import coverage_notes, coverage_table, measure_coverage
 from orchestrator.curves import FindingCurves, draw_finding, draw_overview
@@ -39,6 +40,7 @@ from orchestrator.plan import usable_views
 from orchestrator.predict import prediction_frame
 from orchestrator.storage import is_remote, join
 from orchestrator.text import aligned
+from orchestrator.uncertain_labels import READINGS, measure_uncertain, uncertain_notes, uncertain_table
 from pathologies.catalog import load_catalog
 from pathologies.errors import InputError
 from pathologies.labels import LabelContract, resolve
@@ -70,6 +72,7 @@ class EvaluateResult:
     notes: list[str]
     folder: Path
     conformal: tuple[list[str], list[list[str]]] | None = None  # the coverage of the zones, where there are any
+    uncertain: tuple[list[str], list[list[str]]] | None = None  # what such labels could change
     data: Mapping[str, Any] = field(default_factory=dict)  # all of it, as in report.json
 
 
@@ -81,6 +84,7 @@ class Scored:
     logits: np.ndarray  # films x findings
     probability: np.ndarray
     truth: pd.DataFrame  # a column per finding that is labelled; 1, 0, NaN
+    readings: Mapping[str, pd.DataFrame]  # the same with uncertain labels read as absent, as present
     unit: str = "films"  # or studies, patients
     notes: list[str] = field(default_factory=list)
 
@@ -98,7 +102,8 @@ def evaluate(request: EvaluateRequest) -> EvaluateResult:
     dataset = load_dataset(request.dataset)
     scored = score_part(bundle, dataset, request)
     if wanted:
-        scored = replace(scored, truth=_only(scored.truth, wanted))
+        readings = {name: _only(truth, wanted) for name, truth in scored.readings.items()}
+        scored = replace(scored, truth=_only(scored.truth, wanted), readings=readings)
     if request.level != "image":
         scored = _aggregate(scored, request.level)
     probability = pd.DataFrame(scored.probability, columns=bundle.slugs)[list(scored.truth.columns)]
@@ -106,15 +111,23 @@ def evaluate(request: EvaluateRequest) -> EvaluateResult:
     report = evaluate_predictions(probability, scored.truth, patients, thresholds, settings)
     covered = measure_coverage(probability, scored.truth, patients, findings, settings)
     table = report_table(report)
-    notes = [*scored.notes, *report_notes(report), *coverage_notes(covered), bundle.identity_note]
+    doubted = measure_uncertain(probability, scored.truth, scored.readings)
+    notes = [*scored.notes, *report_notes(report), *uncertain_notes(doubted), *coverage_notes(covered)]
+    notes.append(bundle.identity_note)
+    notes += threshold_notes(findings, list(scored.truth.columns), request.operating_point)
     folder = request.out or bundle.paths.root.with_name(f"{bundle.paths.root.name}-{request.part}")
     conformal = coverage_table(covered) if len(covered) else None
+    uncertain = uncertain_table(doubted) if len(doubted) else None
     asked = {"part": request.part, "level": request.level, "operating_point": request.operating_point}
-    data = report.to_dict() | bundle.identity | asked | {"conformal": covered.to_dict("records"), "notes": notes}
-    _write(folder, report, data, [table, *([conformal] if conformal else [])])
-    _write_tables(folder, prediction_frame(bundle, _row_names(scored), scored.probability, thresholds), covered)
+    further = {"conformal": covered.to_dict("records"), "uncertain": to_plain(doubted.to_dict("records"))}
+    data = report.to_dict() | bundle.identity | asked | further | {"notes": notes}
+    _write(folder, report, data, [table, *[one for one in (uncertain, conformal) if one]])
+    predictions = prediction_frame(bundle, _row_names(scored), scored.probability, thresholds)
+    _write_tables(folder, predictions, {"conformal": covered, "uncertain": doubted})
     _draw(folder, bundle, scored, report, thresholds)
-    return EvaluateResult(report=report, table=table, notes=notes, folder=folder, conformal=conformal, data=data)
+    return EvaluateResult(
+        report=report, table=table, notes=notes, folder=folder, conformal=conformal, uncertain=uncertain, data=data
+    )
 
 
 def _only(truth: pd.DataFrame, wanted: list[str]) -> pd.DataFrame:
@@ -134,6 +147,9 @@ def _aggregate(scored: Scored, level: str) -> Scored:
         logits=logits.to_numpy(float),
         probability=aggregate_scores(pd.DataFrame(scored.probability), groups).to_numpy(float),
         truth=aggregate_truth(scored.truth, groups).reset_index(drop=True),
+        readings={
+            name: aggregate_truth(truth, groups).reset_index(drop=True) for name, truth in scored.readings.items()
+        },
         unit={"study": "studies", "patient": "patients"}[level],
         notes=[
             *scored.notes,
@@ -162,10 +178,11 @@ def score_part(bundle: Bundle, dataset: Dataset, request: EvaluateRequest) -> Sc
     if request.part == "test":
         _log_reading(bundle, dataset, request)
     frame = frame.iloc[rows].reset_index(drop=True)
-    truth, absent = _truth(bundle, dataset, frame, request)
+    truth, readings, absent = _truth(bundle, dataset, frame, request)
     if absent:
         notes.append(f"Not labelled by this data set, so not scored: {', '.join(absent)}.")
-    return Scored(frame=frame, logits=logits, probability=bundle.calibrate(logits), truth=truth, notes=notes)
+    probability = bundle.calibrate(logits)
+    return Scored(frame=frame, logits=logits, probability=probability, truth=truth, readings=readings, notes=notes)
 
 
 def _check_fit(bundle: Bundle, dataset: Dataset, part: str) -> list[str]:
@@ -187,8 +204,8 @@ def _check_fit(bundle: Bundle, dataset: Dataset, part: str) -> list[str]:
 
 def _truth(
     bundle: Bundle, dataset: Dataset, frame: pd.DataFrame, request: EvaluateRequest
-) -> tuple[pd.DataFrame, list[str]]:
-    """Labels under the data set's reference contract, and the findings that have none."""
+) -> tuple[pd.DataFrame, dict[str, pd.DataFrame], list[str]]:
+    """Labels under the data set's reference contract, the same under READINGS, and the findings that have none."""
     manifest, catalog = dataset.manifest, load_catalog(request.findings)
     contract = LabelContract.from_dict(manifest["reference_contract"])
     if request.truth is not None:
@@ -201,13 +218,22 @@ def _truth(
             )
         frame = other.loc[frame["image_id"]].reset_index()
     labelled = [slug for slug in bundle.slugs if slug in frame.columns]
-    columns = {}
-    for slug in labelled:
-        answer = resolve(frame, slug, contract, catalog, labelled=manifest["sources"])
-        columns[slug] = np.where(answer.weights > 0, answer.values, np.nan).astype(float)
-    if not columns:
+    if not labelled:
         raise InputError(f"The labels know none of the bundle's findings ({', '.join(bundle.slugs)}).")
-    return pd.DataFrame(columns), [slug for slug in bundle.slugs if slug not in labelled]
+
+    def resolved(under: LabelContract) -> pd.DataFrame:
+        answers = {slug: resolve(frame, slug, under, catalog, labelled=manifest["sources"]) for slug in labelled}
+        return pd.DataFrame({slug: np.where(one.weights > 0, one.values, np.nan).astype(float)
+                             for slug, one in answers.items()})  # fmt: skip
+
+    readings = {name: resolved(_read_as(contract, policy)) for name, policy in READINGS.items()}
+    return resolved(contract), readings, [slug for slug in bundle.slugs if slug not in labelled]
+
+
+def _read_as(contract: LabelContract, uncertain: str) -> LabelContract:
+    """The contract with every uncertain label read alike."""
+    policies = {slug: replace(policy, uncertain=uncertain) for slug, policy in contract.policies.items()}
+    return replace(contract, policies=policies)
 
 
 def _log_reading(bundle: Bundle, dataset: Dataset, request: EvaluateRequest) -> None:
@@ -250,12 +276,14 @@ def _write(folder: Path, report: Report, data: dict[str, Any], tables: list) -> 
         report_frame(report).to_csv(temporary, index=False)
 
 
-def _write_tables(folder: Path, predictions: pd.DataFrame, covered: pd.DataFrame) -> None:
+def _write_tables(folder: Path, predictions: pd.DataFrame, further: Mapping[str, pd.DataFrame]) -> None:
+    """`predictions.csv`, and of the further tables those that have rows."""
     with publishing(folder / "predictions.csv") as temporary:
         predictions.to_csv(temporary, index=False)
-    if len(covered):
-        with publishing(folder / "conformal.csv") as temporary:
-            covered.to_csv(temporary, index=False)
+    for name, frame in further.items():
+        if len(frame):
+            with publishing(folder / f"{name}.csv") as temporary:
+                frame.to_csv(temporary, index=False)
 
 
 def _draw(folder: Path, bundle: Bundle, scored: Scored, report: Report, thresholds: Mapping[str, float | None]) -> None:

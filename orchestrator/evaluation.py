@@ -12,7 +12,14 @@ import numpy as np
 import pandas as pd
 
 from models import metrics, reliability
-from models.bootstrap import Interval, PatientBootstrap, finding_figures, finding_intervals, interval
+from models.bootstrap import (
+    Interval,
+    PatientBootstrap,
+    fewest_resamples,
+    finding_figures,
+    finding_intervals,
+    interval,
+)
 from pathologies.errors import InputError
 from pathologies.power import MINIMUM_CASES, check_power
 
@@ -289,6 +296,14 @@ def report_notes(report: Report) -> list[str]:
         if slugs:
             notes.append(f"{sentence}: {', '.join(slugs)}.")
     return notes
+
+
+def resamples_note(resamples: int, tests: int, level: float = 0.95) -> list[str]:
+    """A sentence where p values of so many resamples cannot fall low enough for any of so many tests."""
+    needed = fewest_resamples(tests, level)
+    if resamples >= needed:
+        return []
+    return [f"{resamples} resamples are too few to call any of {tests} differences real; give --resamples {needed}."]
 
 
 def _plain(value):

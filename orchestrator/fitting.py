@@ -61,20 +61,23 @@ def fit_findings(
     parents: Mapping[str, Sequence[str]] | None = None,
     wanted: Sequence[str] | None = None,
     settings: FitSettings | None = None,
+    fixed: Mapping[str, np.ndarray] | None = None,
 ) -> dict[str, dict]:
     """The fitted parts of the entries of `wanted` (none: all), by slug.
 
     `parents` (slug -> its parents) asks for consistent probabilities: then points, zones and figures are those of the
-    raised parents, whose films must be those of their children, in the same order.
+    raised parents, whose films must be those of their children, in the same order. `fixed`: probabilities of these
+    films for further findings, which are not fitted here and which parents are raised to like to any other.
     """
     settings = settings or FitSettings()
     wanted = list(questions if wanted is None else wanted)
-    below = {slug: descendants(slug, _known_parents(parents, questions)) if parents else [] for slug in wanted}
+    known = _known_parents(parents or {}, [*questions, *(fixed or {})])
+    below = {slug: descendants(slug, known) if parents else [] for slug in wanted}
     needed = [slug for slug in questions if slug in wanted or any(slug in children for children in below.values())]
     folds = _common_folds(questions, settings.choosing) if parents else {}
     solutions = {slug: solve(questions[slug], settings.choosing, folds.get(slug)) for slug in needed}
     plain = {slug: _answers(questions[slug], solutions[slug]) for slug in needed}
-    final = _raised(plain, parents) if parents else plain
+    final = _raised(plain, parents, fixed or {}) if parents else plain
     entries = {}
     for slug in wanted:
         entries[slug] = _fitted(solutions[slug]) | describe(final[slug], settings)
@@ -137,7 +140,8 @@ def cross_validated_calls(answers: Answers, rule: str) -> np.ndarray:
     for one in np.unique(answers.fold):
         here, others = answers.fold == one, known & (answers.fold != one)
         layer = answers.layers[:, one]
-        call[here] = layer[here] >= operating.choose(layer[others], answers.truth[others], rule).threshold
+        point = operating.choose(layer[others], answers.truth[others], rule, patients=answers.patients[others])
+        call[here] = layer[here] >= point.threshold
     return call
 
 
@@ -196,10 +200,13 @@ def _fitted(solution: Solution) -> dict:
 
 def _point(answers: Answers, rule: str, bootstrap: PatientBootstrap, probability, truth) -> dict:
     """The point chosen on all films, with its cross-validated figures and their 95 % intervals."""
-    point = operating.choose(probability, truth, rule)
+    known = ~np.isnan(answers.truth)
+    if answers.ranking is None and operating.parse_rule(rule)[0] in operating.PROMISED:
+        probability = answers.held_out[known]  # a promise is not made on a ranking that was fitted on these very films
+    point = operating.choose(probability, truth, rule, patients=answers.patients[known])
     if metrics.undefined_reason(truth):
         return point.to_dict() | {"cross_validated": {}}
-    call = cross_validated_calls(answers, rule)[~np.isnan(answers.truth)]
+    call = cross_validated_calls(answers, rule)[known]
     resampled = bootstrap.call_scores(call, truth)
     trials = {"sensitivity": truth > 0, "specificity": truth < 1, "precision": call}
     found = {name: rate_interval(resampled[name], bootstrap.patients_with(trials[name])) for name in SHOWN}
@@ -210,12 +217,16 @@ def bounds(figure: Interval) -> dict[str, float]:
     return {"value": figure.value, "low": figure.low, "high": figure.high}
 
 
-def _raised(plain: Mapping[str, Answers], parents: Mapping[str, Sequence[str]]) -> dict[str, Answers]:
+def _raised(
+    plain: Mapping[str, Answers], parents: Mapping[str, Sequence[str]], fixed: Mapping[str, np.ndarray]
+) -> dict[str, Answers]:
     """The answers with every parent raised to its likeliest descendant, in each layer too."""
     final = dict(plain)
     for slug in plain:
-        group = [slug, *descendants(slug, _known_parents(parents, plain))]
-        if len(group) == 1:
+        below = descendants(slug, _known_parents(parents, [*plain, *fixed]))
+        group = [slug, *[one for one in below if one in plain]]
+        floors = [fixed[one] for one in below if one in fixed]
+        if not below:
             continue
         others = [one for one in group if not np.array_equal(plain[one].patients, plain[slug].patients)]
         if others:
@@ -225,11 +236,18 @@ def _raised(plain: Mapping[str, Answers], parents: Mapping[str, Sequence[str]]) 
             )
         final[slug] = replace(
             plain[slug],
-            probability=np.max([plain[one].probability for one in group], axis=0),
-            layers=np.max([plain[one].layers for one in group], axis=0),
+            probability=np.max([*[plain[one].probability for one in group], *floors], axis=0),
+            layers=np.max(
+                [*[plain[one].layers for one in group], *[_each_layer(plain[slug], one) for one in floors]], 0
+            ),
             ranking=None,
         )
     return final
+
+
+def _each_layer(answers: Answers, probability: np.ndarray) -> np.ndarray:
+    """What no fold has a share in, the same in every layer."""
+    return np.broadcast_to(probability[:, None], answers.layers.shape)
 
 
 def _known_parents(parents: Mapping[str, Sequence[str]], slugs) -> dict[str, Sequence[str]]:

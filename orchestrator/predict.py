@@ -20,7 +20,7 @@ import pandas as pd
 
 from models.images import try_load_image
 from models.paths import publishing, write_json
-from orchestrator.answers import conformal_answers, parse_assignments, thresholds_of
+from orchestrator.answers import conformal_answers, parse_assignments, threshold_notes, thresholds_of
 from orchestrator.bundle import BATCH, Bundle, load_bundle
 from orchestrator.dataset import hash_file
 from orchestrator.identity import GROUP_COLUMNS, LEVELS, Asked, Identities, identify, refusal
@@ -73,6 +73,7 @@ def predict(request: PredictRequest, on_progress: OnProgress | None = None) -> P
     rows, films, notes = kept, None, []
     if whose is not None:
         rows, probability, films, notes = _aggregate(request.level, whose, kept, probability)
+    notes = [*notes, *threshold_notes(findings, bundle.slugs, request.operating_point, list(by_hand))]
     table = prediction_frame(bundle, rows, probability, thresholds)
     if request.conformal:
         table = pd.concat([table, conformal_answers(findings, bundle.slugs, probability)], axis=1)

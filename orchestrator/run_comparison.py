@@ -1,13 +1,14 @@
 """Two runs, or two kinds of networks in one run: which is better for which finding, and at what cost.
 
 In: a CompareRequest. Out: a RunComparison with a row per finding: both AUCs on the reference labels and their paired
-difference over resampled patients; `comparison_rows` and `comparison_sentences` say it to a reader. Called by `hilum
-compare`. Works on stored predictions; several members of a side count as the mean of their logits. Where part `test` is
-judged, the reading is logged in both runs before its labels are looked at.
+difference over resampled patients; `comparison_rows` and `comparison_sentences` say it to a reader. An interval holds
+for its finding alone; which side is called better rests on p values adjusted for the number of findings. Called by
+`hilum compare`. Works on stored predictions; several members of a side count as the mean of their logits. Where part
+`test` is judged, the reading is logged in both runs before its labels are looked at.
 """
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from models.bootstrap import Interval, PatientBootstrap, interval
+from models.bootstrap import Interval, PatientBootstrap, holm, interval, p_value
 from models.metrics import undefined_reason
 from models.paths import RunPaths, read_json
 from orchestrator.choosing import patient_power
 from orchestrator.ensemble import Material, read_material, trained_members
-from orchestrator.evaluation import judged, mean_figures, number
+from orchestrator.evaluation import judged, mean_figures, number, resamples_note
 from orchestrator.members import Trained, mean_logits
 from orchestrator.places import address, append_line
 from orchestrator.run_cost import Cost, cost_of, epochs_of, span_of
@@ -29,6 +30,7 @@ from pathologies.errors import InputError
 PARTS = ("calibrate", "test", "select")
 BLEND = "both blended"
 NO_DIFFERENCE = "no difference shown"
+SIGNIFICANT = 0.05  # of an adjusted p
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +72,8 @@ class Row:
     negatives: int
     auc: tuple[float, float]
     gap: Interval  # AUC of the first side minus that of the second
+    p: float  # of no difference, for this finding alone
+    p_holm: float  # adjusted for all findings that are judged; NaN for one that is not
     epochs: tuple[str, str]
     better: str  # the name of a side, or NO_DIFFERENCE
     problem: str  # underpowered, or why there is no AUC; else nothing
@@ -173,6 +177,8 @@ def judge_sides(
         row, gap = _row(slug, sides, [one.loc[films] for one in scores], truth, bootstrap, request.blend)
         rows.append(row)
         gaps.append(gap)
+    rows = adjusted(rows, (sides[0].name, sides[1].name))
+    notes = [*notes, *resamples_note(request.resamples, sum(not row.problem for row in rows))]
     return RunComparison(
         names=(sides[0].name, sides[1].name),
         kinds=(sides[0].kind, sides[1].kind),
@@ -196,20 +202,31 @@ def _row(
              for name, score in ((sides[0].name, first), (sides[1].name, second), (BLEND, (first + second) / 2))
              if blend or name != BLEND}  # fmt: skip
     gap = areas[sides[0].name] - areas[sides[1].name]
-    found = interval(gap)
     row = Row(
         slug=slug,
         positives=int((answer == 1).sum()),
         negatives=int((answer == 0).sum()),
         auc=(float(areas[sides[0].name][0]), float(areas[sides[1].name][0])),
-        gap=found,
+        gap=interval(gap),
+        p=p_value(gap),
+        p_holm=float("nan"),
         epochs=tuple(span_of(epochs_of(side.trained[slug])) for side in sides),
-        better=sides[0].name if found.low > 0 else sides[1].name if found.high < 0 else NO_DIFFERENCE,
+        better=NO_DIFFERENCE,
         problem=problem_of(answer, bootstrap),
         blend=float(areas[BLEND][0]) if blend else None,
         blend_gap=against_the_better(areas[BLEND], *list(areas.values())[:2]) if blend else None,
     )
     return row, gap
+
+
+def adjusted(rows: Sequence[Row], names: tuple[str, str]) -> list[Row]:
+    """The rows with p adjusted over those that are judged, and with who is better, which rests on it."""
+    corrected = holm([float("nan") if row.problem else row.p for row in rows])
+    found = []
+    for row, p in zip(rows, corrected, strict=True):
+        better = names[0 if row.gap.value > 0 else 1] if p < SIGNIFICANT else NO_DIFFERENCE
+        found.append(replace(row, p_holm=float(p), better=better))
+    return found
 
 
 def against_the_better(blend: np.ndarray, first: np.ndarray, second: np.ndarray) -> Interval:
@@ -238,14 +255,23 @@ def _log_reading(sides: tuple[Side, Side], material: Material, request: CompareR
 def comparison_rows(found: RunComparison) -> tuple[list[str], list[list[str]]]:
     """(titles, rows of text) for a terminal."""
     first, second = found.names
-    titles = ["finding", "pos", "neg", f"AUC {first}", f"AUC {second}", "difference (95 % interval)", "better"]
+    titles = [
+        "finding",
+        "pos",
+        "neg",
+        f"AUC {first}",
+        f"AUC {second}",
+        "difference (95 % interval)",
+        "p (Holm)",
+        "better",
+    ]
     titles += [f"epochs {first}", f"epochs {second}"]
     blended = any(row.blend_gap for row in found.rows)
     titles += [f"AUC {BLEND}", "against the better of the two"] if blended else []
     rows = []
     for row in found.rows:
         cells = [row.slug, str(row.positives), str(row.negatives), number(row.auc[0]), number(row.auc[1])]
-        cells += [signed(row.gap), row.problem or row.better, *row.epochs]
+        cells += [signed(row.gap), number(row.p_holm), row.problem or row.better, *row.epochs]
         rows.append([*cells, number(row.blend), signed(row.blend_gap)] if row.blend_gap else cells)
     width = len(titles) - 6
     return titles, [*rows, ["mean", "", "", "", "", signed(found.mean_gap), *[""] * width]]

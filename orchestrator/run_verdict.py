@@ -4,7 +4,7 @@ In: a RunComparison. Out: lines of text: on what it was judged, at what cost eac
 whether a network of its own for each finding is worth it. Called by `hilum compare`.
 """
 
-from orchestrator.run_comparison import NO_DIFFERENCE, RunComparison
+from orchestrator.run_comparison import NO_DIFFERENCE, SIGNIFICANT, RunComparison
 from orchestrator.run_cost import compute_ratio, relation
 
 ON = {
@@ -24,9 +24,18 @@ def comparison_sentences(found: RunComparison) -> list[str]:
         f"{second}: {found.costs[1].describe()}.",
         relation(found.names, found.costs),
         *found.notes,
+        _how(found),
         _who(found),
         *_worth(found),
     ]
+
+
+def _how(found: RunComparison) -> str:
+    judged = sum(not row.problem for row in found.rows)
+    return (
+        f"Each interval is of 95 % for its finding alone. A side is called better where p, adjusted after Holm for the "
+        f"{judged} findings judged, is below {SIGNIFICANT:g}."
+    )
 
 
 def _who(found: RunComparison) -> str:

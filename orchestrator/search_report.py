@@ -6,7 +6,7 @@ the best of many.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import rankdata
 
-from models.bootstrap import PatientBootstrap, interval, paired_difference
+from models.bootstrap import PatientBootstrap, holm, interval, p_value
 from models.paths import publishing
 from orchestrator.search_files import STOPPED, Trial, ranked, read_trials
 from orchestrator.search_plan import Search
@@ -37,6 +37,7 @@ class Comparison:
     difference: float | None = None
     low: float | None = None
     high: float | None = None
+    p: float | None = None  # of no difference, for this finding alone; none where the defaults themselves won
     verdict: str
 
 
@@ -61,12 +62,25 @@ def compare(search: Search) -> Comparison:
     known = ~np.isnan(truth)
     bootstrap = PatientBootstrap(patients[known])
     scores = [one.reindex(plain.index).to_numpy(float)[known] for one in (tuned, plain)]
-    aucs = [interval(bootstrap.rank_scores(score, truth[known])["auc"]).value for score in scores]
+    areas = [bootstrap.rank_scores(score, truth[known])["auc"] for score in scores]
+    aucs = [float(area[0]) for area in areas]
     if np.isnan(aucs).any():
         return Comparison(verdict="no comparison: part calibrate has one class only")
-    gain = paired_difference(bootstrap, *scores, truth[known])
+    gain = interval(areas[0] - areas[1])
     figures = {"default": aucs[1], "tuned": aucs[0], "difference": gain.value, "low": gain.low, "high": gain.high}
-    return Comparison(**figures, verdict=_verdict(best[0].number, gain.low, gain.high))
+    if best[0].number == 0:
+        return Comparison(**figures, verdict="the defaults stand")
+    p = p_value(areas[0] - areas[1])
+    return Comparison(**figures, p=p, verdict=_verdict(gain.value, p))
+
+
+def compare_all(searches: Mapping[str, Search]) -> dict[str, Comparison]:
+    """`compare` for each finding, what is called better or worse adjusted after Holm for the number of findings."""
+    found = {slug: compare(search) for slug, search in searches.items()}
+    tested = [slug for slug, one in found.items() if one.p is not None]
+    for slug, p in zip(tested, holm([found[slug].p for slug in tested]), strict=True):
+        found[slug] = replace(found[slug], verdict=_verdict(found[slug].difference, p))
+    return found
 
 
 def importances(trials: Sequence[Trial], space: Sequence[Dimension]) -> list[Importance]:
@@ -87,10 +101,10 @@ def importances(trials: Sequence[Trial], space: Sequence[Dimension]) -> list[Imp
 
 def table_rows(searches: Mapping[str, Search]) -> list[list[str]]:
     """One row per finding, under COLUMNS."""
-    rows = []
+    rows, compared = [], compare_all(searches)
     for slug, search in searches.items():
         trials = read_trials(search.paths)
-        best, seen = ranked(trials), compare(search)
+        best, seen = ranked(trials), compared[slug]
         counts = [sum(trial.status == status for trial in trials) for status in ("ok", STOPPED)]
         failed = sum(trial.status not in ("ok", STOPPED, "running") for trial in trials)
         default = next((trial.score for trial in trials if trial.number == 0), None)
@@ -252,14 +266,10 @@ def _calibrate_truth(search: Search, films: pd.Index) -> tuple[np.ndarray, np.nd
     return values.reindex(films).to_numpy(float), patients.reindex(films).to_numpy(str)
 
 
-def _verdict(winner: int, low: float, high: float) -> str:
-    if winner == 0:
-        return "the defaults stand"
-    if low > 0:
-        return "tuned is better"
-    if high < 0:
-        return "tuned is WORSE"
-    return "no difference shown"
+def _verdict(difference: float, p: float) -> str:
+    if not p < 0.05:
+        return "no difference shown"
+    return "tuned is better" if difference > 0 else "tuned is WORSE"
 
 
 def _figure(value: float | None, sign: str = "") -> str:

@@ -4,18 +4,26 @@ In: an entry of bundle.json and a share of positives. Out: the entry's calibrati
 at that share. Called by adapt. All of it rests on one assumption, label shift: films with the finding look as they did,
 and so do films without it; there are only more or fewer of them (Saerens, Latinne and Decaestecker, Neural Computation
 2002;14:21-41). Then the same films keep their order, and a threshold moved along keeps its sensitivity and specificity.
+
+Where a bundle raises parents to their children, a parent's thresholds and zone lie on the scale of the largest of
+several probabilities. Moved by unlike steps these change places, so no threshold calls the same films as before, and
+what was measured of it says nothing: `withdraw_points` takes such a finding's yes/no answers back. A cost rule stays:
+it asks for a probability, which is still one.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from models import metrics, operating
 from models.calibration import Calibration, with_prevalence
+from models.consistency import descendants
 from models.metrics import Confusion, sigmoid
 from models.reliability import log_odds
 
+UNKNOWN_FIGURES = dict.fromkeys(("sensitivity", "specificity", "precision", "f1", "f2"))
+SAME_STEP = 1e-9  # of log odds
 PRIOR_FILMS = 2  # the old prevalence counts as so many films when a new one is estimated: never 0, never 1
 
 
@@ -50,6 +58,40 @@ def shift_entry(entry: Mapping[str, Any], prevalence: float) -> dict[str, Any]:
     return found
 
 
+def off_scale(
+    before: Mapping[str, Mapping[str, Any]],
+    after: Mapping[str, Mapping[str, Any]],
+    parents: Mapping[str, Sequence[str]],
+) -> dict[str, list[str]]:
+    """{parent: its family} for every finding that is raised to others which moved by another step than its own.
+
+    before, after: all entries of a bundle that raises parents, none of those of `after` fitted anew.
+    """
+    step = {
+        slug: log_odds(prevalence_of(entry)) - log_odds(prevalence_of(before[slug])) for slug, entry in after.items()
+    }
+    families = {slug: [slug, *descendants(slug, parents)] for slug in after}
+    return {slug: family for slug, family in families.items() if np.ptp([step[one] for one in family]) > SAME_STEP}
+
+
+def withdraw_points(entry: Mapping[str, Any], children: Sequence[str]) -> dict[str, Any]:
+    """The entry of a parent without the thresholds and the zone that its children's unlike steps make meaningless."""
+    why = f"it is raised to {', '.join(children)}, whose prevalence did not move with its own"
+    points = {}
+    for rule, point in entry["operating_points"].items():
+        if operating.parse_rule(rule)[0] == "cost":
+            points[rule] = dict(point) | UNKNOWN_FIGURES | {"shifted": True, "cross_validated": {}}
+            continue
+        gone = {"useful": False, "reason": f"no useful threshold: {why}", "shifted": True, "cross_validated": {}}
+        points[rule] = dict(point) | UNKNOWN_FIGURES | gone | ({"lower_bound": None} if point.get("promise") else {})
+    found = dict(entry) | {"operating_points": points}
+    if entry.get("conformal"):
+        open_zone = {"low": 0.0, "high": 1.0, "reason": f"no answer is excluded: {why}"}
+        found["conformal"] = {name: value for name, value in entry["conformal"].items() if name != "cross_validated"}
+        found["conformal"] |= open_zone
+    return found
+
+
 def _moved(probability: float, step: float) -> float:
     """A probability moved by a step of the log odds; "always" and "never" stay what they are."""
     if not 0 < probability < 1:
@@ -64,8 +106,7 @@ def _shift_point(rule: str, point: Mapping[str, Any], step: float, prevalence: f
     name, arguments = operating.parse_rule(rule)
     shifted = {name: value for name, value in point.items() if name != "cross_validated"}
     if name == "cost":
-        unknown = dict.fromkeys(("sensitivity", "specificity", "precision", "f1", "f2"))
-        return shifted | unknown | {"shifted": True, "cross_validated": {}}
+        return shifted | UNKNOWN_FIGURES | {"shifted": True, "cross_validated": {}}
     shifted["threshold"] = _moved(point["threshold"], step)
     shifted |= _expected(point, prevalence) | {"shifted": True}
     judged = point.get("cross_validated", {})

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from models.calibration import Calibration
 from orchestrator import shifting
-from orchestrator.adapt import REFITTED, SHIFTED, AdaptRequest, adapt
+from orchestrator.adapt import REFITTED, SHIFTED, WITHDRAWN, AdaptRequest, adapt
 from orchestrator.bundle import load_bundle
 from orchestrator.ensemble import EnsembleRequest, build_bundle
 from tests.fake_run import QUICK, make_fake_dataset, usual_logits, write_fake_run
@@ -257,8 +257,9 @@ def test_parents_stay_above_their_children_after_a_refit(consistent, tmp_path):
     assert {slug: change.how for slug, change in result.changes.items()} == dict.fromkeys(
         ("lung_opacity", "edema"), REFITTED
     )
-    assert any("Thresholds of parents heed their children" in note for note in result.notes)
-    assert result.changes["lung_opacity"].entry["consistency"]["children"] == ["edema"]  # pneumonia had no labels here
+    assert any("Thresholds of parents heed all of their children" in note for note in result.notes)
+    children = result.changes["lung_opacity"].entry["consistency"]["children"]
+    assert sorted(children) == ["edema", "pneumonia"]  # pneumonia had no labels here, and still raises its parent
     assert entries(tmp_path / "out")["consistency"] is True
     found, own = raised(tmp_path / "out", films)
     for child in ("edema", "pneumonia"):
@@ -273,8 +274,59 @@ def test_parents_stay_above_their_children_after_a_refit(consistent, tmp_path):
 def test_a_child_whose_prevalence_moves_takes_its_parent_along(consistent, tmp_path):
     films = disc_films(np.array([1.0, 0.0] * 10))
     before, _ = raised(consistent, films)
-    adapt(AdaptRequest(bundle=consistent, out=tmp_path / "out", prevalence=("edema=0.95",), device="cpu"))
+    shares = ("edema=0.95", "lung_opacity=0.95")
+    adapt(AdaptRequest(bundle=consistent, out=tmp_path / "out", prevalence=shares, device="cpu"))
     after, own = raised(tmp_path / "out", films)
     assert (after["edema"] > before["edema"]).all()
     np.testing.assert_array_equal(after["lung_opacity"], np.max([own, after["edema"], after["pneumonia"]], axis=0))
-    assert (after["lung_opacity"] > before["lung_opacity"]).any()
+    assert (after["lung_opacity"] > own).any()
+
+
+@pytest.mark.slow
+def test_a_parent_moved_without_its_children_gives_no_answers_that_it_cannot_stand_for(consistent, tmp_path):
+    old = entries(consistent)["findings"]["lung_opacity"]
+    given = ("lung_opacity=0.9", "pneumothorax=0.1")
+    result = adapt(AdaptRequest(bundle=consistent, out=tmp_path / "out", prevalence=given, device="cpu"))
+    new = entries(tmp_path / "out")["findings"]
+    assert new["lung_opacity"]["calibration"]["prevalence"] == 0.9
+    points = new["lung_opacity"]["operating_points"]
+    assert old["operating_points"]["f2"]["useful"]
+    assert not points["f2"]["useful"]
+    assert "raised to edema, pneumonia, whose prevalence did not move with its own" in points["f2"]["reason"]
+    assert points["cost(5,1)"]["threshold"] == old["operating_points"]["cost(5,1)"]["threshold"]
+    assert points["cost(5,1)"]["useful"] == old["operating_points"]["cost(5,1)"]["useful"]
+    assert (new["lung_opacity"]["conformal"]["low"], new["lung_opacity"]["conformal"]["high"]) == (0, 1)
+    assert new["pneumothorax"]["operating_points"]["f2"]["useful"]
+    assert new["edema"] == entries(consistent)["findings"]["edema"]
+    assert any(note.startswith("No yes/no answers any more, cost rules apart: lung_opacity.") for note in result.notes)
+    child = adapt(AdaptRequest(bundle=consistent, out=tmp_path / "child", prevalence=("edema=0.2",), device="cpu"))
+    assert child.changes["lung_opacity"].how == WITHDRAWN
+    with pytest.raises(
+        ValueError, match=r"edema at 0.95 would be more common than lung_opacity at .* Give lung_opacity"
+    ):
+        adapt(AdaptRequest(bundle=consistent, out=tmp_path / "no", prevalence=("edema=0.95",), device="cpu"))
+    assert not (tmp_path / "no").exists()
+
+
+def test_a_family_whose_steps_differ_calls_other_films():
+    """Moved alike, a raised parent's threshold calls the films that it did; moved alone, it does not."""
+    draws = np.random.default_rng(0).normal(size=(2000, 2))
+    before = {"opacity": ENTRY, "edema": ENTRY}
+    parents = {"edema": ["opacity"], "opacity": []}
+
+    def called(findings):
+        odds = [Calibration.from_dict(findings[slug]["calibration"]).apply(draws[:, at])
+                for at, slug in enumerate(("opacity", "edema"))]  # fmt: skip
+        return np.max(odds, axis=0) >= findings["opacity"]["operating_points"]["f2"]["threshold"]
+
+    moved = ENTRY | shifting.shift_entry(ENTRY, 0.05)
+    alike, alone = {"opacity": moved, "edema": moved}, {"opacity": moved, "edema": ENTRY}
+    assert shifting.off_scale(before, alike, parents) == {}
+    assert (called(alike) == called(before)).all()
+    assert shifting.off_scale(before, alone, parents) == {"opacity": ["opacity", "edema"]}
+    assert (called(alone) != called(before)).mean() > 0.1
+    entry = shifting.withdraw_points(alone["opacity"], ["edema"])
+    assert [rule for rule, one in entry["operating_points"].items() if one["useful"]] == ["cost(5,1)"]
+    assert entry["operating_points"]["f2"]["sensitivity"] is None
+    assert (entry["conformal"]["low"], entry["conformal"]["high"]) == (0, 1)
+    assert ENTRY["operating_points"]["f2"]["useful"]

@@ -1,9 +1,11 @@
 """What holds the house together: imports point down, heavy libraries stay where they are used, files stay readable."""
 
 import ast
+import re
 import subprocess
 import sys
-from collections.abc import Iterator
+import tomllib
+from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -42,6 +44,47 @@ def calls(module: ast.AST) -> Iterator[str]:
     for node in ast.walk(module):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
             yield node.func.id
+
+
+IMPORTED_AS = {"pillow": "PIL", "scikit-learn": "sklearn"}  # where a distribution's name is not its module's
+OF_OTHERS = {
+    "aiohttp": "ray",
+    "click": "typer",
+    "yaml": "ray",
+    "werkzeug": "flask",
+}  # module -> the declared one that brings it
+# Of every installation, found and loaded by a library and never imported here.
+PLUG_INS: set[str] = set()
+TOOLS = {"build", "flask", "flask-cors", "pytest-xdist", "ruff"}  # run or loaded by others, never imported here
+
+
+def declared() -> dict[str, set[str]]:
+    """The distributions of pyproject.toml: "" those of every installation, else by extra."""
+    project = tomllib.loads((PROJECT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    groups = {"": project["dependencies"], **project["optional-dependencies"]}
+    found = {name: {re.match(r"[\w-]+", line)[0] for line in lines} for name, lines in groups.items()}
+    return {name: lines - {"hilum"} for name, lines in found.items()}
+
+
+def third_party(folders: Sequence[str]) -> set[str]:
+    """The roots of what the folders' files import from elsewhere, under the names of their distributions."""
+    own = {*PACKAGES, "bench", "tests", *sys.stdlib_module_names}
+    paths = [path for folder in folders for path in (PROJECT / folder).rglob("*.py")]
+    roots = {name.partition(".")[0] for path in paths for name in imports(tree(path))} - own
+    names = {module: name for name, module in IMPORTED_AS.items()}
+    return {names.get(root, root) for root in roots}
+
+
+def test_what_the_packages_import_is_declared_and_what_is_declared_is_imported():
+    """An import that only some other dependency happens to bring breaks on the day that one stops to bring it."""
+    groups, imported = declared(), third_party(PACKAGES)
+    optional = groups["cluster"] | groups["storage"]
+    assert imported <= groups[""] | optional
+    assert groups[""] | optional <= imported | PLUG_INS, "declared and never imported"
+    # fastai: bench.peers makes it an environment of its own
+    checks = {OF_OTHERS.get(name, name) for name in third_party(("tests", "bench"))} - {"fastai"}
+    assert checks <= set().union(*groups.values())
+    assert groups["test"] <= checks | TOOLS, "declared for tests and never imported"
 
 
 @pytest.mark.parametrize("package", sorted(ALLOWED))

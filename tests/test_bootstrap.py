@@ -130,6 +130,57 @@ def test_paired_difference_is_narrower_than_two_intervals():
         bootstrap.paired_difference(drawn, probability, other, truth, "f1")
 
 
+def test_the_p_value_says_what_the_interval_says():
+    """Below .05 exactly where the 95 % interval leaves out 0, up to the one resample that is counted in addition."""
+    generator = np.random.default_rng(0)
+    for shift in np.linspace(-4, 4, 41):
+        figures = np.concatenate([[shift], generator.normal(shift, 1, 1999)])
+        found, p = bootstrap.interval(figures), bootstrap.p_value(figures)
+        if min(abs(found.low), abs(found.high)) > 0.05:
+            assert (p < 0.05) == (found.low > 0 or found.high < 0)
+        assert p == pytest.approx(math.erfc(abs(shift) / math.sqrt(2)), abs=0.08)
+    assert bootstrap.p_value(np.zeros(100)) == 1
+    assert bootstrap.p_value(np.full(1000, 3.0)) == pytest.approx(2 / 1000)
+    assert math.isnan(bootstrap.p_value([0.1, np.nan, np.nan, np.nan, 0.2]))
+    assert math.isnan(bootstrap.p_value([np.nan, 0.1, 0.2]))
+
+
+def test_the_noise_of_resampling_is_taken_off_a_calibration_error():
+    """Resamples of .03 to .07 around .03: their mean is .02 too high, and an error is never below 0."""
+    figures = np.concatenate([[0.03], np.linspace(0.03, 0.07, 101)])
+    found = bootstrap.error_interval(figures)
+    assert (found.low, found.high) == pytest.approx((0.011, 0.049))
+    assert found.value == 0.03
+    held = bootstrap.error_interval(np.array([0.01, 0.0, 0.05, 0.1]))  # less .04 each: 0, not -.04, then .01 and .06
+    assert held.low == pytest.approx(0.0005)
+
+
+def test_holm_by_hand():
+    """Four tests: .005 x 4, .01 x 3, .03 x 2, and .04 x 1, which is no smaller than the one before."""
+    found = bootstrap.holm([0.01, 0.04, np.nan, 0.03, 0.005])
+    assert found == pytest.approx([0.03, 0.06, np.nan, 0.06, 0.02], nan_ok=True)
+    assert bootstrap.holm([0.5, 0.9]).tolist() == [1, 1]
+    assert bootstrap.holm([]).tolist() == []
+    assert bootstrap.fewest_resamples(12) == 480
+    assert bootstrap.holm([2 / 481] * 12).max() < 0.05 <= bootstrap.holm([2 / 480] * 12).max()
+
+
+def test_among_twelve_findings_without_a_difference_one_is_rarely_called_real():
+    """Two equally good scores of each of 12 findings: some 95 % interval leaves out 0 in 4 of 10 comparisons."""
+    generator, uncorrected, corrected = np.random.default_rng(1), 0, 0
+    for run in range(40):
+        drawn = PatientBootstrap(np.arange(60), resamples=600, seed=run)
+        p = []
+        for _ in range(12):
+            truth = (generator.random(60) < 0.4).astype(float)
+            one, other = (truth + generator.normal(size=60) for _ in range(2))
+            p.append(bootstrap.p_value(drawn.rank_scores(one, truth)["auc"] - drawn.rank_scores(other, truth)["auc"]))
+        uncorrected += min(p) < 0.05
+        corrected += bootstrap.holm(p).min() < 0.05
+    assert uncorrected >= 12
+    assert corrected <= 5
+
+
 def test_folds_keep_patients_whole_and_spread_positives():
     _, truth, patient = films()
     fold = bootstrap.patient_folds(patient, truth, 5, seed=3)

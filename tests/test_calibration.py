@@ -119,6 +119,7 @@ def test_constant_and_separable_scores_do_not_break_it():
     assert "no signal" in calibration.fit(np.full(80, 0.7), truth, None, "platt").reason
     # Platt's target for 40 positives: 41 / 42
     assert calibration.fit(10 * truth - 5, truth, None, "platt").apply([5.0])[0] == pytest.approx(41 / 42, abs=1e-6)
+    assert calibration.fit(10 * truth - 5, truth, None, "platt").apply([-5.0])[0] == pytest.approx(1 / 42, abs=1e-6)
 
 
 def test_smoothing_counts_patients_not_films():

@@ -6,6 +6,7 @@ import pytest
 from PIL import Image
 from sklearn import metrics as reference
 
+from models.bootstrap import holm
 from models.metrics import sigmoid
 from orchestrator import comparison, comparison_output, comparison_pictures, table_blends
 from orchestrator.comparison import TablesRequest, compare_tables
@@ -92,15 +93,24 @@ def test_ranks_do_not_care_about_the_scale(tmp_path):
     assert len(fixed) == 3 * 4
     assert (fixed["auc_difference"].abs() < 1e-12).all()
     assert not fixed["differs"].any()
+    assert (found.differences["differs"] == (found.differences["p_holm"] < 0.05)).all()
+    frame = found.differences
+    means = frame["finding"] == "mean"
+    for _, pair in frame[~means].groupby(["table", "other"]):
+        assert pair["p_holm"].tolist() == holm(pair["p"]).tolist()
+    assert found.differences.loc[means, "p_holm"].tolist() == holm(found.differences.loc[means, "p"]).tolist()
 
 
 def test_differences_are_paired_and_find_the_better_table(tmp_path):
     paths, _ = write_tables(tmp_path, 7)
-    found = compare(tmp_path, [paths[0], paths[6]])
+    found = compare(tmp_path, [paths[0], paths[6]], settings=EvaluationSettings(resamples=1000))
     row = found.differences.query("table == 't0' and other == 't6' and finding == 'mean'").iloc[0]
     assert row["auc_difference"] == pytest.approx(found.means["t0"]["auc"].value - found.means["t6"]["auc"].value)
     assert 0 < row["low"] < row["auc_difference"] < row["high"]
     assert row["differs"]
+    few = compare(tmp_path, [paths[0], paths[6]])
+    assert any("50 resamples are too few to call any of" in note for note in few.notes)
+    assert not any("resamples are too few" in note for note in found.notes)
 
 
 def test_blend_of_independent_errors_is_better(tmp_path):

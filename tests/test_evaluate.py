@@ -152,6 +152,35 @@ def test_a_truth_file_takes_the_place_of_the_labels(own, undrawn, tmp_path):
     )
 
 
+def test_uncertain_labels_stand_beside_as_0_and_as_1(own, undrawn, tmp_path):
+    """The main figures are those without them; the ends are what truths with 0 and with 1 in their place give."""
+    frame = load_dataset(own / "dataset").read_labels_frame()
+    hedged = np.arange(len(frame)) % 3 == 0
+    label = {name: frame["pneumonia"].mask(hedged, value) for name, value in (("u", -1), ("absent", 0), ("present", 1))}
+    found = {
+        name: run(own, tmp_path / name, truth=write_truth(tmp_path / f"{name}.csv", frame, values))
+        for name, values in label.items()
+    }
+    (row,) = found["u"].data["uncertain"]
+    main = found["u"].report.findings["pneumonia"]
+    assert row["uncertain"] == main.unknown > 0
+    assert row["auc_left_out"] == main.figures["auc"].value
+    assert row["ece_left_out"] == pytest.approx(main.figures["ece"].value)
+    for name in ("absent", "present"):
+        other = found[name].report.findings["pneumonia"]
+        assert row[f"auc_{name}"] == other.figures["auc"].value
+        assert row[f"ece_{name}"] == pytest.approx(other.figures["ece"].value)
+        assert row[f"rate_{name}"] == pytest.approx(other.prevalence)
+        assert found[name].uncertain is None
+        assert not (tmp_path / name / "uncertain.csv").exists()
+    assert pd.read_csv(tmp_path / "u" / "uncertain.csv")["finding"].tolist() == ["pneumonia"]
+    assert "uncertain labels" in (tmp_path / "u" / "table.txt").read_text()
+    assert read_json(tmp_path / "u" / "report.json")["uncertain"] == [row]
+    assert any(note.startswith("Uncertain labels are left out") for note in found["u"].notes)
+    (patients,) = run(own, tmp_path / "p", truth=tmp_path / "u.csv", level="patient").data["uncertain"]
+    assert patients["rate_absent"] < patients["rate_present"]
+
+
 def test_a_truth_file_of_other_films_is_refused(own, undrawn, tmp_path):
     frame = load_dataset(own / "dataset").read_labels_frame().iloc[:40]
     truth = write_truth(tmp_path / "truth.csv", frame, frame["pneumonia"])

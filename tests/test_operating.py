@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as reference
 
-from models import metrics, operating
+from models import metrics, operating, rate_bounds
 from models.metrics import sigmoid
 from models.operating import OperatingPoint
 
@@ -46,9 +46,9 @@ def test_the_other_rules_against_brute_force():
     every = list(brute_force(probability, truth))
     youden = operating.choose(probability, truth, "youden")
     assert youden.sensitivity + youden.specificity == pytest.approx(max(s + c for _, s, c, _, _ in every))
-    sensitive = operating.choose(probability, truth, "sensitivity>=0.9")
+    sensitive = operating.choose(probability, truth, "estimated sensitivity>=0.9")
     assert sensitive.specificity == pytest.approx(max(c for _, s, c, _, _ in every if s >= 0.9))
-    specific = operating.choose(probability, truth, "specificity >= .9")
+    specific = operating.choose(probability, truth, "estimated specificity >= .9")
     assert specific.sensitivity == pytest.approx(max(s for _, s, c, _, _ in every if c >= 0.9))
     precise = operating.choose(probability, truth, "precision>=0.6")
     reached = [s for _, s, _, _, call in every if reference.precision_score(truth, call, zero_division=0) >= 0.6]
@@ -143,3 +143,101 @@ def test_calls_follow_the_ranking_only():
     logit = 4 * np.log(np.clip(probability, 0.005, 0.995) / (1 - np.clip(probability, 0.005, 0.995)))
     one = operating.cross_validated_calls(probability, truth, patients)
     assert np.array_equal(one, operating.cross_validated_calls(logit, truth, patients))
+
+
+def reach(rule, parts, draw):
+    """Of `parts` parts of the data: the share whose threshold finds .9 of all positives in truth, and its mean."""
+    generator, found = np.random.default_rng(0), []
+    for _ in range(parts):
+        score, truth, patients = draw(generator)
+        point = operating.choose(score, truth, rule, patients=patients)
+        assert point.useful, point.reason
+        found.append(0.5 * math.erfc((point.threshold - 1.5) / math.sqrt(2)))  # positives are normal, mean 1.5, sd 1
+    return np.mean(np.array(found) >= 0.9), np.mean(found)
+
+
+def one_film_each(generator, patients=300):
+    truth = (generator.random(patients) < 0.4).astype(float)
+    return 1.5 * truth + generator.normal(size=patients), truth, np.arange(patients)
+
+
+def several_films_each(generator, patients=220):
+    """1 to 6 films of a patient, whose scores agree (correlation 0.6)."""
+    patient = np.repeat(np.arange(patients), generator.choice([1, 2, 6], patients))
+    truth = (generator.random(patients) < 0.5).astype(float)[patient]
+    own = math.sqrt(0.6) * generator.normal(size=patients)[patient]
+    return 1.5 * truth + own + math.sqrt(0.4) * generator.normal(size=len(patient)), truth, patient
+
+
+@pytest.mark.parametrize("draw", [one_film_each, several_films_each])
+def test_a_promised_sensitivity_is_kept_in_95_of_100_parts(draw):
+    """400 parts; a rate of .95 has a standard error of .011. The estimate keeps it in about half of them."""
+    estimated, _ = reach("estimated sensitivity>=0.9", 400, draw)
+    promised, mean = reach("sensitivity>=0.9", 400, draw)
+    assert 0.4 < estimated < 0.6
+    assert promised >= 0.93
+    assert mean < 0.97  # and not by calling everybody ill
+    blind, _ = reach("sensitivity>=0.9", 400, lambda generator: (*draw(generator)[:2], None))
+    assert draw is one_film_each or blind < 0.9  # films are no patients
+
+
+def test_the_bound_is_clopper_and_pearsons_and_wilkss():
+    """For 29 patients .9^29 = .047 < .05: the lowest positive may just be the threshold. For 46 the second may."""
+    for positives, allowed in ((29, 0), (45, 0), (46, 1), (61, 2)):
+        score = np.concatenate([np.arange(positives), np.arange(500) - 500.0])
+        point = operating.choose(score, score >= 0, "sensitivity>=0.9")
+        assert point.useful
+        assert round((1 - point.sensitivity) * positives) == allowed
+        assert point.promise == operating.PROMISE
+        assert point.lower_bound >= 0.9
+    assert operating.choose(score, score >= 0, "sensitivity>=0.9").lower_bound == pytest.approx(
+        reference_bound(59, 61), abs=1e-6
+    )
+    mirrored = operating.choose(-score, score < 0, "specificity>=0.9")
+    assert round((1 - mirrored.specificity) * 61) == 2
+    assert mirrored.lower_bound == pytest.approx(reference_bound(59, 61), abs=1e-6)
+
+
+def reference_bound(hits, trials):
+    from scipy.stats import binomtest
+
+    return binomtest(hits, trials, alternative="greater").proportion_ci(0.95, method="exact").low
+
+
+def test_too_few_patients_promise_nothing_and_say_how_many_would():
+    score = np.concatenate([np.arange(28), np.arange(500) - 500.0])
+    point = operating.choose(score, score >= 0, "sensitivity>=0.9")
+    assert not point.useful
+    assert point.reason == (
+        "no useful threshold: no threshold can promise a sensitivity of 0.9: "
+        "28 positive patients, at least 29 are needed"
+    )
+    assert point.sensitivity == 1
+    assert point.specificity == 1  # the highest threshold that reaches every positive, not "always"
+    films = np.concatenate([score, np.full(40, 5.0)])
+    patients = np.concatenate([np.arange(528), np.full(40, 3)])  # one patient brings 41 films
+    crowded = operating.choose(films, films >= 0, "sensitivity>=0.9", patients=patients)
+    assert "28 positive patients count as 2.7, their films being unequally many, and at least 29" in crowded.reason
+    spared = operating.choose(-score, score < 0, "specificity>=0.9")
+    assert "28 negative patients, at least 29 are needed" in spared.reason
+    assert "never that none is" in operating.choose(score, score >= 0, "sensitivity>=1").reason
+
+
+def test_the_effective_number_of_films_lies_between_patients_and_films():
+    generator = np.random.default_rng(0)
+    patients = np.repeat(np.arange(80), 5)
+    alike = np.argsort(generator.normal(size=80)[patients] + 0.01 * generator.normal(size=400))
+    apart = generator.permutation(400)
+    same, free = rate_bounds.effective_films(patients[alike]), rate_bounds.effective_films(patients[apart])
+    assert same[-1] == free[-1] == 80  # all reached: nothing tells how films agree
+    assert same[360] < 100
+    assert free[360] > 250
+    assert free.max() <= 400
+    assert rate_bounds.effective_films(np.arange(50)).tolist() == [50] * 51
+    assert rate_bounds.effective_films(np.zeros(9)).tolist() == [1] * 10
+    # By hand: patients a a b, the first film reached: variance 2/1 ((1 - 2/3)^2 + (1/3)^2) / 9, then the t quantiles.
+    t_1, t_2 = 6.313752, 2.919986
+    by_hand = (2 / 9) / (2 * (1 / 9 + 1 / 9) / 9) * (t_2 / t_1) ** 2
+    assert rate_bounds.effective_films(["a", "a", "b"])[1] == pytest.approx(max(by_hand, 9 / 5), rel=1e-6)
+    assert rate_bounds.fewest_patients(0.9) == 29
+    assert rate_bounds.fewest_patients(0.95) == 59

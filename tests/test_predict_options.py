@@ -8,8 +8,9 @@ import pandas as pd
 import pytest
 
 from models.metrics import sigmoid
+from models.operating import PROMISE
 from models.reliability import log_odds
-from orchestrator.answers import parse_assignments, thresholds_of
+from orchestrator.answers import parse_assignments, threshold_notes, thresholds_of
 from orchestrator.cli import main
 from orchestrator.identity import Asked
 from orchestrator.predict import PredictRequest, predict
@@ -39,11 +40,32 @@ def ask(house, films, tmp_path, **changes):
 
 
 def test_a_stored_rule_and_a_threshold_by_hand(house, films, tmp_path):
-    table = ask(house, films, tmp_path, operating_point="Sensitivity >= 0.9", thresholds=("Edema=0.3",)).predictions
+    table = ask(house, films, tmp_path, operating_point="Youden", thresholds=("Edema=0.3",)).predictions
     stored = json.loads((house / "bundle" / "bundle.json").read_text())["findings"]["pneumonia"]["operating_points"]
     assert (table["edema_positive"] == (table["edema"] >= 0.3)).all()
-    assert (table["pneumonia_positive"] == (table["pneumonia"] >= stored["sensitivity>=0.9"]["threshold"])).all()
+    assert (table["pneumonia_positive"] == (table["pneumonia"] >= stored["youden"]["threshold"])).all()
     assert set(table["pneumonia_positive"]) == {0, 1}
+
+
+def test_too_few_positives_to_promise_a_sensitivity_leave_the_answer_empty_and_say_so(house, films, tmp_path):
+    found = ask(house, films, tmp_path, operating_point="Sensitivity >= 0.9", thresholds=("Edema=0.3",))
+    assert found.predictions["pneumonia_positive"].isna().all()
+    assert found.notes[0] == f"sensitivity>=0.9: {PROMISE} (pneumonia)."
+    assert found.notes[1].startswith("pneumonia: no useful threshold: no threshold can promise a sensitivity of 0.9: ")
+    assert "at least 29 are needed." in found.notes[1]
+    assert not any("edema" in note for note in found.notes)  # whose threshold was given by hand
+
+
+def test_a_bundle_of_before_says_that_its_rule_is_an_estimate():
+    point = {"rule": "sensitivity>=0.9", "threshold": 0.2, "useful": True, "reason": ""}
+    entry = {"operating_point": "sensitivity>=0.9", "operating_points": {"sensitivity>=0.9": point}}
+    newer = {**entry, "operating_points": {"sensitivity>=0.9": point | {"promise": PROMISE, "lower_bound": 0.91}}}
+    assert threshold_notes({"edema": entry, "mass": newer}, ["edema", "mass"]) == [
+        "sensitivity>=0.9: estimate on the films it was chosen on, as in bundles made before the rule meant a bound "
+        "(edema).",
+        f"sensitivity>=0.9: {PROMISE} (mass).",
+    ]
+    assert thresholds_of({"edema": entry})["edema"] == 0.2
 
 
 @pytest.mark.parametrize(

@@ -34,6 +34,12 @@ def test_ece_of_a_constant_is_its_distance_from_the_prevalence():
     assert math.isnan(reliability.ece([], []))
 
 
+def test_a_value_lies_in_the_bin_of_the_middle_of_its_mass():
+    """2, 7 and 1 rows: the middles of their masses are 1, 5.5 and 9.5 of 10."""
+    probability = np.repeat([0.1, 0.5, 0.9], [2, 7, 1])
+    assert reliability.bin_index(probability, np.ones(10), bins=2).tolist() == [0] * 2 + [1] * 8
+
+
 def test_ece_ignores_the_order_of_the_rows_and_counts_weights():
     logit, truth = calibrated(300)
     probability, order = np.round(sigmoid(logit), 1), np.random.default_rng(1).permutation(300)

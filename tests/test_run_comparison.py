@@ -7,11 +7,11 @@ import shutil
 import numpy as np
 import pytest
 
-from models.bootstrap import PatientBootstrap, paired_difference
+from models.bootstrap import Interval, PatientBootstrap, holm, p_value, paired_difference
 from models.paths import RunPaths, append_json_line, read_json, read_json_lines, write_json
 from orchestrator.cli import app
 from orchestrator.mirror import Mirror
-from orchestrator.run_comparison import CompareRequest, compare_runs, comparison_rows
+from orchestrator.run_comparison import CompareRequest, adjusted, compare_runs, comparison_rows
 from orchestrator.run_cost import compute_ratio
 from orchestrator.run_verdict import comparison_sentences
 from orchestrator.storage import Store
@@ -75,8 +75,30 @@ def test_each_finding_has_its_paired_difference(place):
         gap = paired_difference(bootstrap, single[slug][here], shared[slug][here], make_truth()[slug][here])
         assert dataclasses.astuple(row.gap) == pytest.approx(dataclasses.astuple(gap))
         assert row.positives == make_truth()[slug][here].sum()
+        truth = make_truth()[slug][here]
+        one, other = (bootstrap.rank_scores(side[slug][here], truth)["auc"] for side in (single, shared))
+        assert row.p == p_value(one - other)
+    assert [row.p_holm for row in found.rows] == holm([row.p for row in found.rows]).tolist()
     assert found.mean_gap.value == pytest.approx(np.mean([row.gap.value for row in found.rows]))
     assert (found.films, found.patients) == (140, 70)
+
+
+def test_a_dozen_intervals_are_no_dozen_verdicts(place):
+    """Each of 12 findings is .03 by itself, and none once it is known that they are 12; one of .001 stays."""
+    found = compared(place)
+    like = dataclasses.replace(found.rows[0], gap=Interval(value=0.1, low=0.01, high=0.2), p=0.03, problem="")
+    assert not any(row.better == "single" for row in adjusted([like] * 12, found.names))
+    rows = adjusted([*[like] * 11, dataclasses.replace(like, slug="mass", p=0.001)], found.names)
+    assert [row.slug for row in rows if row.better == "single"] == ["mass"]
+    assert rows[-1].p_holm == pytest.approx(0.012)
+    weak = adjusted([like, *[dataclasses.replace(like, problem="underpowered")] * 11], found.names)
+    assert [row.better for row in weak] == ["single"] + ["no difference shown"] * 11  # what cannot be judged is no test
+    said = comparison_sentences(dataclasses.replace(found, rows=tuple(rows)))
+    assert any("adjusted after Holm for the 12 findings judged" in line for line in said)
+    assert "worth 3.0 times the compute for mass; for the other 11" in said[-1]
+    few = compared(place, resamples=50)
+    assert any("50 resamples are too few" in line and "give --resamples 120." in line for line in few.notes)
+    assert not any("too few" in line for line in found.notes)
 
 
 def test_the_sides_may_change_places(place):

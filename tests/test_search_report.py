@@ -1,5 +1,6 @@
 """What a search says of itself: fair to the defaults, silent about chance, one row per finding, one picture."""
 
+import dataclasses
 from types import SimpleNamespace
 
 import numpy as np
@@ -8,9 +9,18 @@ import pytest
 
 from models.paths import RunPaths, read_json, write_json
 from models.scores import selection_rule
+from orchestrator import search_report
 from orchestrator.plan import read_material
 from orchestrator.search_files import SearchPaths, Trial, read_trials
-from orchestrator.search_report import COLUMNS, compare, importances, table_rows, trials_table, write_report
+from orchestrator.search_report import (
+    COLUMNS,
+    compare,
+    compare_all,
+    importances,
+    table_rows,
+    trials_table,
+    write_report,
+)
 from orchestrator.search_space import Dimension
 from tests.small_data import make_dataset
 
@@ -55,6 +65,17 @@ def test_a_better_winner_is_shown_as_better_on_calibrate(material, tmp_path):
     assert seen.verdict == "tuned is better"
     assert seen.difference == pytest.approx(seen.tuned - seen.default)
     assert 0 < seen.low <= seen.difference <= seen.high
+
+
+def test_verdicts_of_many_findings_are_adjusted_for_their_number(material, tmp_path, monkeypatch):
+    """A winner that is just better by itself is not among twenty like it; the figures stay."""
+    search = make_search(tmp_path, material, [2.0, 0.2])
+    alone = compare(search)
+    monkeypatch.setattr(search_report, "compare", lambda one: dataclasses.replace(alone, p=0.01))
+    many = compare_all({f"finding{number}": search for number in range(20)})
+    assert {one.verdict for one in many.values()} == {"no difference shown"}
+    assert {(one.difference, one.low) for one in many.values()} == {(alone.difference, alone.low)}
+    assert compare_all({"pneumonia": search})["pneumonia"].verdict == "tuned is better"
 
 
 def test_a_winner_that_loses_on_calibrate_is_shown_all_the_same(material, tmp_path):

@@ -23,6 +23,7 @@ from pathologies.splits import (
 from tests.chexpert_like import SLUGS, as_label_frame, chexpert_like
 
 FINDINGS = ("edema", "fracture", "pneumonia")
+GOLDEN = "baa2512cff95cba0d929bd6ee63ed8d38bfb7a8cb992af840605ceb04facc95a"
 
 
 def random_frame(patients: int, seed: int, most: int = 6) -> pd.DataFrame:
@@ -179,6 +180,17 @@ def test_the_hash_sees_every_change():
     other[3] = "test" if parts[3] != "test" else "train"
     assert len(split_hash(frame, parts)) == 64
     assert split_hash(frame, other) != split_hash(frame, parts)
+
+
+def test_the_parts_of_one_frame_stay_what_they_are():
+    """A change of the method moves films of every data set that is prepared anew, test films among them: it must be
+    meant. Labels by arithmetic, so that no random generator has a share in it."""
+    patient = np.repeat(np.arange(150), 1 + 7 * np.arange(150) % 6)
+    rows = np.arange(len(patient))
+    frame = pd.DataFrame({"image_id": rows.astype(str), "patient_id": [f"patient{number}" for number in patient]})
+    for place, (slug, rate) in enumerate(zip(FINDINGS, (0.4, 0.05, 0.15), strict=True)):
+        frame[slug] = ((rows + 1) * (2654435761 + 2 * place * 40503) % 2**32 / 2**32 < rate).astype(np.float32)
+    assert split_hash(frame, assign_parts(frame, FINDINGS)) == GOLDEN
 
 
 def test_drift_is_a_sentence_for_each_finding_that_drifts():
