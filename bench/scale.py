@@ -23,6 +23,7 @@ from models.paths import RunPaths, TargetPaths, read_json_lines, write_json
 from orchestrator import launch
 from orchestrator.cluster import SETTINGS
 from orchestrator.plan import TrainRequest
+from orchestrator.private_ray import environment, private_ray
 from orchestrator.text import aligned
 from pathologies.catalog import CHEXPERT_TARGETS
 
@@ -65,14 +66,12 @@ def no_operation(dataset: str, target: str) -> str:
 
 @contextlib.contextmanager
 def simulated(nodes: int, cpus: int) -> Iterator[ModuleType]:
-    """A cluster of several raylets on this machine, on loopback, gone with the block."""
-    for name, value in {**SETTINGS, "RAY_AUTH_MODE": "disabled"}.items():
-        os.environ.setdefault(name, value)
-    import ray
-    from ray.cluster_utils import Cluster
-
+    """A cluster of several raylets on this machine, for this process alone, gone with the block."""
     store = {"object_store_memory": 80 * 2**20}
-    with contextlib.redirect_stdout(sys.stderr):
+    with environment(SETTINGS), private_ray(), contextlib.redirect_stdout(sys.stderr):
+        import ray
+        from ray.cluster_utils import Cluster
+
         cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False, **store})
         try:
             for _ in range(nodes):

@@ -19,6 +19,7 @@ from typing import Any
 from models.interrupts import end_as_by_ctrl_c
 from orchestrator.lifeline import ClusterGone
 from orchestrator.packing import CHECKOUT, pack, survey
+from orchestrator.private_ray import environment, private_ray
 from pathologies.errors import InputError
 
 log = logging.getLogger(__name__)
@@ -38,9 +39,8 @@ SETTINGS: Mapping[str, str] = {
     "RAY_task_oom_retries": "2",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
-# Of a Ray of our own: nobody can reach it but this process, which reads neither metrics nor the list of tasks.
+# Of a Ray of our own: nobody reads its metrics or its list of tasks.
 OWN_SETTINGS: Mapping[str, str] = {
-    "RAY_AUTH_MODE": "disabled",  # loopback only, and gone with this process
     "RAY_enable_metrics_collection": "0",
     "RAY_task_events_report_interval_ms": "0",
     # How often Ray's agent looks for events to tell its dashboard of (10 times a second otherwise), and measures the
@@ -61,21 +61,35 @@ OBJECT_STORE_BYTES = 128 * 2**20  # pixels travel through the page cache, so Ray
 
 @contextlib.contextmanager
 def connected(address: str | None = None) -> Iterator[ModuleType]:
-    """Ray at `address`, else at RAY_ADDRESS, else one started in this process and ended with the block."""
-    wanted = _wanted(address)
-    for name, value in (SETTINGS | OWN_SETTINGS if own_cluster(address) else SETTINGS).items():
-        os.environ.setdefault(name, value)
-    import ray
+    """Ray at `address`, else at RAY_ADDRESS, else one started in this process and ended with the block.
 
-    if ray.is_initialized():
-        yield ray
+    One of our own can be reached by nobody else (see `private_ray.py`); the environment is afterwards as it was before.
+    """
+    wanted, own = _wanted(address), own_cluster(address)
+    running = sys.modules.get("ray")
+    if running and running.is_initialized():
+        yield running
         return
+    settings = {name: value for name, value in _settings(own).items() if name not in os.environ}
+    with environment(settings), private_ray() if own else contextlib.nullcontext():
+        import ray
+
+        with _started(ray, wanted):
+            yield ray
+
+
+def _settings(own: bool) -> Mapping[str, str]:
+    return SETTINGS | OWN_SETTINGS if own else SETTINGS
+
+
+@contextlib.contextmanager
+def _started(ray: ModuleType, wanted: str) -> Iterator[None]:
     with contextlib.redirect_stdout(sys.stderr):  # some messages of Ray's go to standard output at any log level
         _start(ray, wanted)
     end_as_by_ctrl_c()
     gone = False
     try:
-        yield ray
+        yield
     except ClusterGone:
         gone = True  # a shutdown would wait for the dead
         raise

@@ -77,7 +77,7 @@ def examine(request: DoctorRequest) -> Diagnosis:
         machines = inspect(ray, request)
         wish = _wish(request, works, machines, device)
         checks = verdicts.judge(machines, wish)
-        checks += judge_connection(request.address)
+        checks += judge_connection(request.address, ray)
         seconds = None
         if request.dataset and wish.room:
             seconds, step = _measure(ray, request, works, wish)

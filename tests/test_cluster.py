@@ -1,14 +1,17 @@
 """orchestrator/cluster.py with a stand-in for Ray: settings before the import, the address, room for a target."""
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
 import types
+from pathlib import Path
 
 import pytest
 
 from orchestrator.cluster import OWN_SETTINGS, SETTINGS, ask_to_end, connected, end_tasks, own_cluster, require_room
+from orchestrator.private_ray import LOOPBACK_ALONE, PREFIX
 from tests.conftest import PROJECT
 
 
@@ -18,7 +21,7 @@ def fake_ray(nodes=(), fails=None):
     ray.calls = []
 
     def init(address, **options):
-        ray.calls.append(("init", address, options, {name: os.environ.get(name) for name in SETTINGS}))
+        ray.calls.append(("init", address, options, dict(os.environ)))
         if fails:
             raise fails
 
@@ -50,14 +53,14 @@ def test_settings_stand_in_the_environment_before_ray_starts_and_it_is_ended(cle
     assert [call[0] for call in calls] == ["init", "shutdown"]
     _, address, options, environment = calls[0]
     assert address == "local"
-    assert environment == dict(SETTINGS)
+    assert {name: environment.get(name) for name in SETTINGS} == dict(SETTINGS)
     assert options["include_dashboard"] is False
     assert options["object_store_memory"] < 2**30
 
 
 def test_what_the_user_set_stands(clean):
     clean.setenv("RAY_SCHEDULER_EVENTS", "1")
-    begin(clean, fake_ray())
+    assert begin(clean, fake_ray())[0][3]["RAY_SCHEDULER_EVENTS"] == "1"
     assert os.environ["RAY_SCHEDULER_EVENTS"] == "1"
 
 
@@ -77,11 +80,36 @@ def test_the_address_is_the_option_then_the_environment_then_here(clean, given, 
     assert ("object_store_memory" in calls[0][2]) == own_cluster(given) == (wanted == "local")
 
 
-def test_authentication_and_metrics_are_off_on_this_machine_alone(clean):
-    begin(clean, fake_ray(), "10.0.0.1:6379")
-    assert not set(OWN_SETTINGS) & set(os.environ)
-    begin(clean, fake_ray())
-    assert {name: os.environ[name] for name in OWN_SETTINGS} == dict(OWN_SETTINGS)
+def test_metrics_are_off_on_this_machine_alone(clean):
+    there, here = begin(clean, fake_ray(), "10.0.0.1:6379")[0][3], begin(clean, fake_ray())[0][3]
+    assert not set(OWN_SETTINGS) & set(there)
+    assert {name: here[name] for name in OWN_SETTINGS} == dict(OWN_SETTINGS)
+
+
+OF_A_CLUSTER = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": "/of/the/cluster", "RAY_AUTH_TOKEN": "of the cluster"}
+
+
+@pytest.mark.parametrize("users", [{}, {"RAY_AUTH_MODE": "disabled"}, OF_A_CLUSTER])
+@pytest.mark.parametrize("fails", [None, RuntimeError("no Ray")])
+def test_a_ray_of_its_own_has_a_token_of_its_own_and_the_environment_is_as_before(clean, users, fails):
+    for name in OF_A_CLUSTER:
+        clean.delenv(name, raising=False)
+    for name, value in users.items():
+        clean.setenv(name, value)
+    before, ray = dict(os.environ), fake_ray(fails=fails)
+    with pytest.raises(RuntimeError, match="no Ray") if fails else contextlib.nullcontext():
+        begin(clean, ray)
+    _, _, _, environment = ray.calls[0]
+    path = Path(environment["RAY_AUTH_TOKEN_PATH"])
+    assert environment["RAY_AUTH_MODE"] == "token"
+    assert path.name.startswith(PREFIX)
+    assert "RAY_AUTH_TOKEN" not in environment
+    assert environment.items() >= LOOPBACK_ALONE.items()
+    assert not path.exists()
+    assert dict(os.environ) == before
+    _, _, _, there = begin(clean, fake_ray(), "10.0.0.1:6379")[0]
+    assert {name: there[name] for name in OF_A_CLUSTER if name in there} == users
+    assert not LOOPBACK_ALONE.keys() & there.keys()
 
 
 def test_it_is_ended_when_the_work_fails(clean):

@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import os
+import re
 import stat
 
 import pytest
@@ -11,6 +12,7 @@ from models.config import TrainConfig
 from orchestrator import inspection, verdicts_here
 from orchestrator.doctor import DoctorRequest, Work, _timetable, examine, hours
 from orchestrator.memory import Estimate, estimate
+from orchestrator.reach import LET_IN, NO_CONNECTION, REFUSED, STRANGERS, Listener
 from orchestrator.verdicts import Machine, Wish, judge, slots
 from tests.small_data import make_dataset
 
@@ -105,7 +107,7 @@ def test_trainings_at_once(cpus, gpus, threads, share, expected):
     assert slots(machine(cpus=cpus, gpus=gpus), threads, share) == expected
 
 
-def token_check(monkeypatch, tmp_path, remote: bool, mode: str | None, rights: int | None) -> str:
+def token_check(monkeypatch, tmp_path, mode: str | None, rights: int | None, outcome: str):
     path = tmp_path / "token"
     if rights is not None:
         path.write_text("secret", encoding="ascii")
@@ -117,23 +119,47 @@ def token_check(monkeypatch, tmp_path, remote: bool, mode: str | None, rights: i
         monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
     else:
         monkeypatch.setenv("RAY_AUTH_MODE", mode)
-    return verdicts_here._token(remote).level
+    return verdicts_here.judge_token(outcome)
 
 
 @pytest.mark.parametrize(
-    ("remote", "mode", "rights", "level"),
+    ("mode", "rights", "outcome", "level"),
     [
-        (True, "token", 0o600, "ok"),
-        (True, "token", 0o644, "problem"),
-        (True, "token", None, "problem"),
-        (True, None, None, "warning"),
-        (True, "disabled", None, "warning"),
-        (False, None, None, "ok"),
-        (False, None, 0o644, "warning"),
+        ("token", 0o600, REFUSED, "ok"),
+        ("token", 0o600, LET_IN, "warning"),  # asked for here alone
+        ("token", 0o644, REFUSED, "problem"),
+        ("token", None, REFUSED, "problem"),
+        (None, None, LET_IN, "warning"),
+        ("disabled", None, LET_IN, "warning"),
+        ("token", 0o600, "unclear: no answer in 60 s", "warning"),
     ],
 )
-def test_the_token(monkeypatch, tmp_path, remote, mode, rights, level):
-    assert token_check(monkeypatch, tmp_path, remote, mode, rights) == level
+def test_the_token_of_a_cluster(monkeypatch, tmp_path, mode, rights, outcome, level):
+    check = token_check(monkeypatch, tmp_path, mode, rights, outcome)
+    assert check.level == level
+    assert bool(check.advice) == (level != "ok")
+
+
+HERE = Listener(pid=1, process="raylet", address="127.0.0.1", port=7000)
+OPEN = Listener(pid=1, process="raylet", address="::", port=7001)
+
+
+@pytest.mark.parametrize(
+    ("sockets", "outcomes", "level"),
+    [
+        ([HERE], (REFUSED, REFUSED), "ok"),
+        ([HERE, OPEN], (REFUSED, REFUSED), "warning"),
+        ([HERE], (REFUSED, LET_IN), "problem"),
+        ([HERE, OPEN], (LET_IN, REFUSED), "problem"),
+        ([HERE], (NO_CONNECTION, REFUSED), "warning"),  # the client should have come as far as the token
+        ([], (REFUSED, REFUSED), "warning"),
+    ],
+)
+def test_who_reaches_a_ray_of_our_own(sockets, outcomes, level):
+    check = verdicts_here.judge_reach(sockets, dict(zip(STRANGERS, outcomes, strict=True)))
+    assert check.level == level
+    assert ("raylet on :::7001" in check.found) == (OPEN in sockets)
+    assert bool(check.advice) == (level != "ok")
 
 
 def work(name: str, epochs: int = 10) -> Work:
@@ -185,4 +211,7 @@ def test_this_machine(tmp_path, monkeypatch):
     assert [row[0] for row in diagnosis.plan] == ["edema/0", "edema/1", "pneumonia/0", "pneumonia/1"]
     assert all(float(row[7]) >= 0 for row in diagnosis.plan)
     assert "4 trainings" in diagnosis.summary[1]
+    (access,) = (one for one in diagnosis.checks if one.what == "access")
+    assert access.level == "ok"
+    assert re.search(r"measured: \d+ listening sockets, all on loopback; .*refused.*refused", access.found)
     assert not (tmp_path / "new").exists()

@@ -15,6 +15,7 @@ import pytest
 
 from orchestrator import cluster, submit
 from orchestrator.packing import BESIDE, PACKAGES, pack, package_lines, survey
+from orchestrator.private_ray import private_ray
 from tests.conftest import PROJECT
 from tests.processes import hilum_words, quiet_environment, wait_for
 from tests.proxy import Proxy
@@ -278,8 +279,7 @@ def raylets():
 
     from ray.cluster_utils import Cluster
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_AUTH_MODE", "disabled")
+    with pytest.MonkeyPatch.context() as patch, private_ray():
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         patch.delenv("RAY_ADDRESS", raising=False)
         with socket.socket() as probe:

@@ -1,0 +1,230 @@
+"""orchestrator/private_ray.py and reach.py: the token's file, what listens where, and who gets into a real training."""
+
+import http.client
+import os
+import secrets
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from bench.loopback import loopback
+from orchestrator import reach
+from orchestrator.cluster import connected
+from orchestrator.private_ray import PREFIX, sweep, token_file
+from tests.conftest import PROJECT
+from tests.processes import all_gone, descendants, environment, hilum_words, quiet_environment, wait_for
+from tests.small_data import make_dataset
+from tests.small_run import SETTINGS
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    return tmp_path
+
+
+def test_the_token_is_for_this_user_alone_new_each_time_and_gone_with_the_block(folder):
+    with token_file() as one, token_file() as other:
+        assert [stat.S_IMODE(path.stat().st_mode) for path in (one, other)] == [0o600] * 2
+        assert one.parent == folder
+        tokens = {path.read_text(encoding="ascii") for path in (one, other)}
+        assert [len(token) for token in tokens] == [64] * 2
+    assert list(folder.iterdir()) == []
+
+
+KILLED = """
+import os, signal, sys, tempfile
+from orchestrator.private_ray import token_file
+tempfile.tempdir = sys.argv[1]
+with token_file() as path:
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_the_token_of_a_killed_command_is_swept_and_no_others(folder):
+    (folder / "other").touch()
+    (folder / f"{PREFIX}link").symlink_to(folder / "other")
+    done = subprocess.run([sys.executable, "-c", KILLED, str(folder)], cwd=PROJECT, timeout=60, check=False)
+    assert done.returncode == -signal.SIGKILL
+    (left,) = folder.glob(f"{PREFIX}[!l]*")
+    with token_file() as mine:
+        assert not left.exists()
+        sweep()
+        assert mine.exists()
+    assert sorted(path.name for path in folder.iterdir()) == [f"{PREFIX}link", "other"]
+
+
+@pytest.mark.parametrize(
+    ("family", "address", "shown"),
+    [
+        (socket.AF_INET, "127.0.0.1", "127.0.0.1"),
+        (socket.AF_INET, "0.0.0.0", "0.0.0.0"),
+        (socket.AF_INET6, "::1", "::1"),
+        (socket.AF_INET6, "::", "::"),
+        (socket.AF_INET6, "::ffff:127.0.0.1", "127.0.0.1"),
+    ],
+)
+def test_where_a_process_listens_is_read_from_the_system(family, address, shown):
+    try:
+        server = socket.create_server((address, 0), family=family, dualstack_ipv6="ffff" in address)
+    except OSError as error:
+        pytest.skip(f"this machine has no {address}: {error}")
+    with server, socket.create_server(("127.0.0.1", 0)) as closed:
+        port = server.getsockname()[1]
+        closed_port = closed.getsockname()[1]
+        closed.close()
+        found = {one.port: one for one in reach.listeners([os.getpid()])}
+        assert found[port].address == shown
+        assert found[port].on_loopback == (shown in ("127.0.0.1", "::1"))
+        assert closed_port not in found
+        beyond = [reach.takes_connections(one, port) for one in reach.network_addresses() if ":" not in one]
+        assert beyond == [shown == "0.0.0.0" or (shown == "::" and beyond[0])] * len(beyond)
+    assert port not in {one.port for one in reach.listeners([os.getpid()])}
+
+
+def test_the_tree_of_a_process():
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:
+        tree = reach.process_tree(os.getpid())
+        assert tree[0] == os.getpid()
+        assert set(tree) >= {child.pid, *descendants(os.getpid())}
+        child.kill()
+
+
+@pytest.mark.parametrize(
+    ("out", "err", "outcome"),
+    [
+        (f"{reach.LET_IN} 42", "Unauthenticated, says some other line", reach.LET_IN),
+        ("ConnectionError Failed to connect", "RPC error: InvalidAuthToken: token is missing", reach.REFUSED),
+        ("ConnectionError Failed to connect", "waiting for GCS to become available.", reach.NO_CONNECTION),
+        ("", "No module named ray", "unclear: No module named ray"),
+    ],
+)
+def test_what_a_client_tells(out, err, outcome):
+    assert reach._outcome(subprocess.CompletedProcess([], 0, out, err)) == outcome
+
+
+# -- the real thing
+
+
+@pytest.fixture(scope="module")
+def training(tmp_path_factory):
+    """(the driver of `hilum train`, its process tree, its training process), at work."""
+    folder = tmp_path_factory.mktemp("reach")
+    make_dataset(folder / "dataset")
+    words = [*hilum_words(), "train", str(folder / "dataset"), "--out", str(folder / "run")]
+    words += [word for name, value in (SETTINGS | {"epochs": 100_000}).items() for word in ("--set", f"{name}={value}")]
+    with (folder / "log").open("w", encoding="utf-8") as log:
+        driver = subprocess.Popen(words, cwd=PROJECT, env=quiet_environment(), stdout=log, stderr=log)
+    try:
+        (worker,) = wait_for(
+            lambda: [
+                one.pid
+                for one in reach.listeners(reach.process_tree(driver.pid))
+                if one.process.startswith("ray::pneumonia")
+            ]
+        )
+        yield driver, reach.process_tree(driver.pid), worker, folder / "log"
+    finally:
+        tree = descendants(driver.pid)
+        driver.kill()
+        driver.wait()
+        assert all_gone(tree, seconds=90) == []
+
+
+def token_path(worker: int) -> Path:
+    return Path(environment(worker)["RAY_AUTH_TOKEN_PATH"])
+
+
+@pytest.mark.ray
+def test_nothing_of_a_training_listens_beyond_loopback(training):
+    driver, tree, worker, _ = training
+    found = reach.listeners(tree)
+    assert {"gcs_server", "raylet", "ray::RuntimeEnvAgent"} < {one.process for one in found}
+    assert {driver.pid, worker} < {one.pid for one in found}
+    assert [one for one in found if not one.on_loopback] == []
+
+
+@pytest.mark.ray
+def test_a_client_without_the_token_gets_into_no_training(training):
+    """On the network address of this machine, and on loopback, which other users of it reach."""
+    _, tree, _, _ = training
+    networks = [address for address in reach.network_addresses() if ":" not in address]
+    if not networks:
+        pytest.skip("this machine has no address but loopback")
+    sockets = reach.listeners(tree)
+    head = next(one.port for one in sockets if one.process == "gcs_server")
+    assert [one for one in sockets if any(reach.takes_connections(address, one.port) for address in networks)] == []
+    tried = [(address, how) for address in ("127.0.0.1", networks[0]) for how in reach.STRANGERS]
+    with ThreadPoolExecutor() as pool:
+        outcomes = list(pool.map(lambda one: reach.try_client(f"{one[0]}:{head}", one[1]), tried))
+    assert outcomes == [reach.REFUSED] * 2 + [reach.NO_CONNECTION] * 2
+
+
+@pytest.mark.ray
+def test_the_agent_that_prepares_environments_answers_nobody_without_the_token(training):
+    """It could install packages and unpack files; it speaks HTTP, and the port is the system's choice."""
+    _, tree, worker, _ = training
+    agent = next(one for one in reach.listeners(tree) if one.process == "ray::RuntimeEnvAgent")
+
+    def status(**headers: str) -> int:
+        connection = http.client.HTTPConnection(agent.address, agent.port, timeout=10)
+        connection.request("POST", "/get_runtime_envs_info", body=b"", headers=headers)
+        return connection.getresponse().status
+
+    assert status() == 401
+    assert status(Authorization=f"Bearer {secrets.token_hex(32)}") == 403
+    assert status(Authorization=f"Bearer {token_path(worker).read_text(encoding='ascii')}") == 200
+    assert not reach.takes_connections("127.0.0.1", 52365)  # Ray's default for the agent that takes jobs
+
+
+@pytest.mark.ray
+def test_the_token_stands_nowhere_but_in_its_file(training):
+    """Not in a command line, an environment, a log of Ray's or ours; and a killed command's is swept."""
+    driver, tree, worker, log = training
+    path = token_path(worker)
+    token = path.read_bytes()
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    read = [file.read_bytes() for pid in tree for file in (Path(f"/proc/{pid}/cmdline"), Path(f"/proc/{pid}/environ"))
+            if file.exists()]  # fmt: skip
+    assert sum(str(path).encode() in text for text in read) >= 4  # the environments, with the path
+    session = Path(next(word.partition("=")[2] for word in Path(f"/proc/{worker}/cmdline").read_text().split("\0")
+                        if word.startswith("--temp-dir=")), "session_latest")  # fmt: skip
+    logs = [file.read_bytes() for file in session.rglob("*") if file.is_file()]
+    assert len(logs) > 3
+    assert [text for text in [*read, *logs, log.read_bytes()] if token in text] == []
+    sweep()
+    assert path.exists()
+    driver.kill()
+    driver.wait()
+    assert path.exists()
+    sweep()
+    assert not path.exists()
+
+
+@pytest.mark.ray
+def test_one_after_the_other_in_one_process_a_cluster_with_its_own_token_included(monkeypatch):
+    """Ray keeps a token and a mode that it has read; each block has its own all the same."""
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    with loopback(workers=0) as cluster:
+        theirs = {name: cluster.environment()[name] for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN_PATH")}
+        for name, value in theirs.items():
+            monkeypatch.setenv(name, value)
+        paths, others = set(), set(reach.process_tree(os.getpid())[1:])
+        for _ in range(2):
+            with connected() as ray:
+                paths.add(ray.get(ray.remote(lambda: os.environ["RAY_AUTH_TOKEN_PATH"]).remote()))
+                ours = reach.listeners(set(reach.process_tree(os.getpid())) - others)
+                assert len(ours) > 5
+                assert [one for one in ours if not one.on_loopback] == []
+        assert len(paths - {theirs["RAY_AUTH_TOKEN_PATH"]}) == 2
+        with connected(cluster.address) as ray:
+            assert len(ray.nodes()) == 1
+        assert {name: os.environ[name] for name in theirs} == theirs
+        assert reach.try_client(cluster.address, reach.WITHOUT_TOKEN) == reach.REFUSED
