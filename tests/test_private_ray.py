@@ -14,14 +14,13 @@ from pathlib import Path
 
 import pytest
 
+from bench import attack_surface
 from bench.loopback import loopback
 from orchestrator import reach
 from orchestrator.cluster import connected
 from orchestrator.private_ray import PREFIX, sweep, token_file
 from tests.conftest import PROJECT
-from tests.processes import all_gone, descendants, environment, hilum_words, quiet_environment, wait_for
-from tests.small_data import make_dataset
-from tests.small_run import SETTINGS
+from tests.processes import all_gone, command, descendants, environment
 
 
 @pytest.fixture
@@ -117,25 +116,12 @@ def test_what_a_client_tells(out, err, outcome):
 def training(tmp_path_factory):
     """(the driver of `hilum train`, its process tree, its training process), at work."""
     folder = tmp_path_factory.mktemp("reach")
-    make_dataset(folder / "dataset")
-    words = [*hilum_words(), "train", str(folder / "dataset"), "--out", str(folder / "run")]
-    words += [word for name, value in (SETTINGS | {"epochs": 100_000}).items() for word in ("--set", f"{name}={value}")]
-    with (folder / "log").open("w", encoding="utf-8") as log:
-        driver = subprocess.Popen(words, cwd=PROJECT, env=quiet_environment(), stdout=log, stderr=log)
-    try:
-        (worker,) = wait_for(
-            lambda: [
-                one.pid
-                for one in reach.listeners(reach.process_tree(driver.pid))
-                if one.process.startswith("ray::pneumonia")
-            ]
-        )
-        yield driver, reach.process_tree(driver.pid), worker, folder / "log"
-    finally:
-        tree = descendants(driver.pid)
-        driver.kill()
-        driver.wait()
-        assert all_gone(tree, seconds=90) == []
+    with attack_surface.training(folder) as (driver, worker):
+        tree = reach.process_tree(driver.pid)
+        yield driver, tree, worker, folder / "log"
+        # Ray's agents wait a minute for a killed Ray to come back before they end
+        mortal = [pid for pid in tree if not command(pid).startswith(("ray::DashboardAgent", "ray::RuntimeEnvAgent"))]
+    assert all_gone(mortal) == []
 
 
 def token_path(worker: int) -> Path:
@@ -194,8 +180,8 @@ def test_the_token_stands_nowhere_but_in_its_file(training):
     read = [file.read_bytes() for pid in tree for file in (Path(f"/proc/{pid}/cmdline"), Path(f"/proc/{pid}/environ"))
             if file.exists()]  # fmt: skip
     assert sum(str(path).encode() in text for text in read) >= 4  # the environments, with the path
-    session = Path(next(word.partition("=")[2] for word in Path(f"/proc/{worker}/cmdline").read_text().split("\0")
-                        if word.startswith("--temp-dir=")), "session_latest")  # fmt: skip
+    words = [word for pid in tree for word in command(pid).split() if word.startswith("--log_dir=")]
+    session = Path(words[0].partition("=")[2]).parent
     logs = [file.read_bytes() for file in session.rglob("*") if file.is_file()]
     assert len(logs) > 3
     assert [text for text in [*read, *logs, log.read_bytes()] if token in text] == []
