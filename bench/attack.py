@@ -16,8 +16,8 @@ from pathlib import Path
 
 from bench.loopback import Loopback, Part, below, command, end, started
 from models.config import TrainConfig
-from models.paths import DatasetPaths, RunPaths, read_json
-from orchestrator.environment import process_environment
+from models.files.paths import DatasetPaths, RunPaths, read_json
+from orchestrator.training.environment import process_environment
 
 PROJECT = Path(__file__).resolve().parent.parent
 MEAN_GAP_SECONDS = 20.0

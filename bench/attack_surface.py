@@ -25,11 +25,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from models.dicom import is_dicom
-from models.images import decode
-from orchestrator import reach
-from orchestrator.packing import survey
+from models.data.dicom import is_dicom
+from models.data.images import decode
+from orchestrator.cluster.packing import survey
 from orchestrator.text import aligned
+from orchestrator.training import reach
 from pathologies.errors import InputError
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -128,7 +128,7 @@ def judge_packed(files: tuple[str, ...], sizes: dict[str, int]) -> tuple[list[Ta
     rows = [[top, str(len(each)), f"{sum(each) / 1024:.0f}"] for top, each in sorted(tops.items())]
     planted = [[name, "SENT" if name in files else "stays"] for name in PLANTED]
     problems = [f"{name} would be sent." for name in PLANTED if name in files]
-    if "orchestrator/cli.py" not in files:
+    if "orchestrator/cli/cli.py" not in files:
         problems.append("The code itself would not be sent.")
     return [(("sent", "files", "KiB"), rows), (("planted", ""), planted)], problems
 
@@ -288,7 +288,7 @@ def quiet() -> Iterator[None]:
 
 def through_predict(count: int, seed: int) -> tuple[Table, list[str]]:
     """As many mutated files beside a good film, through `predict` on a small bundle."""
-    from orchestrator.predict import PredictRequest, predict
+    from orchestrator.inference.predict import PredictRequest, predict
     from tests.small_run import make_house
 
     originals = generated()

@@ -23,9 +23,9 @@ from pathlib import Path
 from bench.attack import Attack, Course, plain_environment, wanted
 from bench.loopback import loopback
 from bench.search_kill import make_phantom
-from models.paths import RunPaths, read_json, read_json_lines
+from models.files.paths import RunPaths, read_json, read_json_lines
 from orchestrator.text import aligned
-from pathologies.catalog import CHEXPERT_TARGETS
+from pathologies.findings.catalog import CHEXPERT_TARGETS
 
 SETTINGS = {"backbone": "test_resnet", "batch_size": 16, "learning_rate": 0.003, "dropout": 0.2, "device": "cpu",
             "precision": "fp32", "threads": 1, "checkpoint_minutes": 0.01}  # fmt: skip

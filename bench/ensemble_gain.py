@@ -16,19 +16,19 @@ from pathlib import Path
 
 import numpy as np
 
-from models import metrics, reliability
-from models.bootstrap import Interval, PatientBootstrap, interval
 from models.config import parse_settings
-from models.paths import RunPaths, append_json_line
-from orchestrator.bundle import Bundle, load_bundle
-from orchestrator.choosing import patient_power
-from orchestrator.ensemble import EnsembleRequest, Material, build_bundle, read_material
-from orchestrator.launch import train_run
-from orchestrator.members import finished_targets, member_table
-from orchestrator.plan import TrainRequest
-from orchestrator.prepare import PrepareRequest, prepare
+from models.files.paths import RunPaths, append_json_line
+from models.statistics import metrics, reliability
+from models.statistics.bootstrap import Interval, PatientBootstrap, interval
+from orchestrator.datasets.prepare import PrepareRequest, prepare
+from orchestrator.ensembling.choosing import patient_power
+from orchestrator.ensembling.ensemble import EnsembleRequest, Material, build_bundle, read_material
+from orchestrator.ensembling.members import finished_targets, member_table
+from orchestrator.inference.bundle import Bundle, load_bundle
 from orchestrator.text import aligned
-from pathologies.phantom import PhantomConfig, write_phantom
+from orchestrator.training.launch import train_run
+from orchestrator.training.plan import TrainRequest
+from pathologies.phantom.phantom import PhantomConfig, write_phantom
 
 FRACTIONS = (0.35, 0.08, 0.2, 0.37)  # more calibrate and test than usual: this is a measurement
 LEAST_FILMS, LEAST_GAINS, MOST_ECE, SLOPES = 2000, 10 / 12, 0.05, (0.8, 1.25)

@@ -197,7 +197,7 @@ def main(words: list[str] | None = None) -> int:
     parser.add_argument("--check", action="store_true", help="exit 1 where a stated figure is not reached")
     options = parser.parse_args(words)
     from models.config import TrainConfig
-    from models.device import resolve
+    from models.training.device import resolve
 
     config = resolve(TrainConfig(device=options.device))
     with tempfile.TemporaryDirectory(prefix="hilum-gpu-") as name:

@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.text import aligned
-from pathologies.audit import audit_labels
-from pathologies.catalog import load_catalog
-from pathologies.filters import filter_frame
-from pathologies.sources import read_labels
-from pathologies.splits import assign_parts, check_disjoint, positive_rates
+from pathologies.findings.catalog import load_catalog
+from pathologies.labels.audit import audit_labels
+from pathologies.labels.filters import filter_frame
+from pathologies.sources.sources import read_labels
+from pathologies.splits.splits import assign_parts, check_disjoint, positive_rates
 
 MOST_AUDIT_SECONDS, MOST_GIGABYTES, MOST_SPLIT_SECONDS, MOST_POINTS = 10, 1.0, 60, 0.5
 

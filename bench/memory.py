@@ -25,14 +25,14 @@ import numpy as np
 
 from bench.sides import Setup, answer, ask, started
 from models.config import TrainConfig
-from models.paths import TargetPaths, read_json, write_json
-from models.processor import cpu_precision
-from orchestrator.environment import process_environment
-from orchestrator.memory import estimate
+from models.files.paths import TargetPaths, read_json, write_json
+from models.training.processor import cpu_precision
 from orchestrator.text import aligned
+from orchestrator.training.environment import process_environment
+from orchestrator.training.memory import estimate
 
 OF_BARE, OF_FILE = 1.15, 1.02
-JOB = "import sys; from pathlib import Path; from models.job import run_job; run_job(*map(Path, sys.argv[1:]))"
+JOB = "import sys; from pathlib import Path; from models.process.job import run_job; run_job(*map(Path, sys.argv[1:]))"
 COLUMNS = ("trainers", "own peak MiB", "of the bare loop", "cache of its file", "all together MiB")
 PAUSE = 0.1  # seconds between two looks at the processes, at least
 LOOK = 3  # times as long as a look takes are they left alone: a look at four of 2 GiB takes most of a second

@@ -24,16 +24,16 @@ from pathlib import Path
 from typing import Any
 
 from models.config import TrainConfig
-from models.paths import DatasetPaths, RunPaths, read_json, read_json_lines
-from orchestrator.environment import process_environment
-from orchestrator.plan import TrainRequest, plan_run
+from models.files.paths import DatasetPaths, RunPaths, read_json, read_json_lines
 from orchestrator.text import aligned
-from pathologies.catalog import CHEXPERT_TARGETS
+from orchestrator.training.environment import process_environment
+from orchestrator.training.plan import TrainRequest, plan_run
+from pathologies.findings.catalog import CHEXPERT_TARGETS
 
 ALLOWED = 0.05
 A_MINUTE = 45.0  # seconds of training at least, for the figure to say anything
 SETTINGS = {"backbone": "test_resnet", "batch_size": 8, "device": "cpu", "precision": "fp32", "threads": 1}
-PLAIN = "import sys; from models.job import run_job; run_job(*sys.argv[1:])"
+PLAIN = "import sys; from models.process.job import run_job; run_job(*sys.argv[1:])"
 COLUMNS = ("side", "wall s", "start-up s", "import s", "training s", "write s", "dispatch s")
 
 
@@ -43,7 +43,7 @@ class Timing:
 
     wall: float
     start: float  # from the command to the first process
-    imports: float  # of models.job; a process of its own each
+    imports: float  # of models.process.job; a process of its own each
     training: float  # from the job's start to its outcome, without the writing
     write: float  # from the last epoch to the outcome
     dispatch: float  # the rest of a slot's time for a target: a process that begins and ends, and the driver's turn
@@ -123,7 +123,7 @@ def timing(course: Course, run: RunPaths, began: float, ended: float, first: flo
 
 def import_seconds() -> float:
     """One look, with the files in memory; on a machine under load it is what a process alone would take."""
-    code = "import time; a = time.perf_counter(); import models.job; print(time.perf_counter() - a)"
+    code = "import time; a = time.perf_counter(); import models.process.job; print(time.perf_counter() - a)"
     return float(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
 
 

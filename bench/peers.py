@@ -28,16 +28,16 @@ import pandas as pd
 from PIL import Image
 
 from bench.sides import cores
-from models.bootstrap import Interval, PatientBootstrap, interval
-from models.cache import open_images
 from models.config import TrainConfig
-from models.paths import DatasetPaths, RunPaths, read_json
-from models.processor import cpu_precision
-from models.targets import PARTS, Targets
-from orchestrator.plan import TrainRequest, plan_run
-from orchestrator.prepare import PrepareRequest, prepare
+from models.data.cache import open_images
+from models.data.targets import PARTS, Targets
+from models.files.paths import DatasetPaths, RunPaths, read_json
+from models.statistics.bootstrap import Interval, PatientBootstrap, interval
+from models.training.processor import cpu_precision
+from orchestrator.datasets.prepare import PrepareRequest, prepare
 from orchestrator.text import aligned
-from pathologies.catalog import load_catalog
+from orchestrator.training.plan import TrainRequest, plan_run
+from pathologies.findings.catalog import load_catalog
 
 FORMS = ("standard", "best")
 FASTER = {"standard": 1.8, "best": 1.0}
@@ -45,7 +45,7 @@ BATCH = {"standard": 64, "best": TrainConfig.batch_size}
 SLUG = "pneumonia"
 FRACTIONS = (0.6, 0.1, 0.3, 0.0)
 PACKAGES = ("fastai", "timm")
-JOB = """import json, sys, time; from pathlib import Path; from models.job import run_job
+JOB = """import json, sys, time; from pathlib import Path; from models.process.job import run_job
 rows = []
 run_job(Path(sys.argv[1]), Path(sys.argv[2]), lambda row: rows.append({"time": time.time(), "auc": row["select_auc"]}))
 Path(sys.argv[3]).write_text(json.dumps(rows))"""

@@ -31,17 +31,17 @@ from PIL import Image
 from sklearn.cluster import KMeans
 from sklearn.decomposition import PCA
 
-from models import metrics
-from models.bootstrap import Interval, PatientBootstrap, interval
 from models.config import parse_settings
-from models.metrics import sigmoid
-from models.paths import RunPaths, append_json_line, write_json, write_text
-from models.processor import cpu_precision
-from orchestrator.launch import train_run
-from orchestrator.plan import TrainRequest
-from orchestrator.prepare import PrepareRequest, prepare
+from models.files.paths import RunPaths, append_json_line, write_json, write_text
+from models.statistics import metrics
+from models.statistics.bootstrap import Interval, PatientBootstrap, interval
+from models.statistics.metrics import sigmoid
+from models.training.processor import cpu_precision
+from orchestrator.datasets.prepare import PrepareRequest, prepare
 from orchestrator.text import aligned
-from pathologies.shared_splits import share_split
+from orchestrator.training.launch import train_run
+from orchestrator.training.plan import TrainRequest
+from pathologies.splits.shared_splits import share_split
 
 DATA = Path(os.environ.get("HILUM_TEST_DATA", "../shared/data")) / "pneumoniamnist.npz"
 READS = Path(__file__).with_name("pneumoniamnist_reads.jsonl")

@@ -19,13 +19,13 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 from unittest import mock
 
-from models.paths import RunPaths, TargetPaths, read_json_lines, write_json
-from orchestrator import launch
-from orchestrator.cluster import SETTINGS
-from orchestrator.plan import TrainRequest
-from orchestrator.private_ray import environment, private_ray
+from models.files.paths import RunPaths, TargetPaths, read_json_lines, write_json
 from orchestrator.text import aligned
-from pathologies.catalog import CHEXPERT_TARGETS
+from orchestrator.training import launch
+from orchestrator.training.cluster import SETTINGS
+from orchestrator.training.plan import TrainRequest
+from orchestrator.training.private_ray import environment, private_ray
+from pathologies.findings.catalog import CHEXPERT_TARGETS
 
 SIZES, FULL = (12, 120, 1_200), 12_000
 # "No worse than linear": from one size to the next a job's share of the driver's time may grow by measurement noise.

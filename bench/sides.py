@@ -44,7 +44,7 @@ class Setup:
 
 def write_films(folder: Path, films: np.ndarray) -> Path:
     """A folder that opens as a data set's cache does: the pixels and what says how many."""
-    from models.paths import DatasetPaths, write_json
+    from models.files.paths import DatasetPaths, write_json
 
     folder.mkdir(parents=True)
     paths = DatasetPaths(folder)
@@ -55,14 +55,14 @@ def write_films(folder: Path, films: np.ndarray) -> Path:
 
 def hilum_steps(setup: Setup, folder: Path) -> Steps:
     """The trainer's own epochs over the memory map: batches, augmentation, optimiser, gathering of the figures."""
-    from models.batches import Pixels
-    from models.cache import open_images
-    from models.checkpoint import Progress
     from models.config import TrainConfig
-    from models.paths import TargetPaths
-    from models.recipe import assemble
-    from models.targets import Targets
-    from models.train import Task, train_epoch
+    from models.data.batches import Pixels
+    from models.data.cache import open_images
+    from models.data.targets import Targets
+    from models.files.paths import TargetPaths
+    from models.training.checkpoint import Progress
+    from models.training.recipe import assemble
+    from models.training.train import Task, train_epoch
 
     images = open_images(setup.data)
     config = TrainConfig(backbone=setup.backbone, batch_size=setup.batch, threads=setup.threads, epochs=10**6,
@@ -182,7 +182,7 @@ def measure(steps: Steps, batch: int, seconds: float, a_step: float) -> tuple[di
 
 def serve(setup: Setup) -> None:
     """The measuring process: warm up, then answer lines."""
-    from models.device import set_threads
+    from models.training.device import set_threads
 
     set_threads(setup.threads)
     with tempfile.TemporaryDirectory(prefix="hilum-side-") as folder:

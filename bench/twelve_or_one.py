@@ -22,19 +22,19 @@ from pathlib import Path
 import pandas as pd
 
 from bench.sides import cores
-from models import calibration
-from models.bootstrap import Interval, PatientBootstrap, interval
 from models.config import parse_settings
-from models.paths import RunPaths, append_json_line
-from models.reliability import log_odds
-from orchestrator.ensemble import Material, read_material
-from orchestrator.launch import train_run
-from orchestrator.members import finished_targets, mean_logits
-from orchestrator.plan import TrainRequest
-from orchestrator.prepare import PrepareRequest, prepare
-from orchestrator.run_comparison import BLEND, against_the_better, problem_of, signed
-from orchestrator.run_cost import Cost, cost_of
+from models.files.paths import RunPaths, append_json_line
+from models.statistics import calibration
+from models.statistics.bootstrap import Interval, PatientBootstrap, interval
+from models.statistics.reliability import log_odds
+from orchestrator.datasets.prepare import PrepareRequest, prepare
+from orchestrator.ensembling.ensemble import Material, read_material
+from orchestrator.ensembling.members import finished_targets, mean_logits
+from orchestrator.evaluation.run_comparison import BLEND, against_the_better, problem_of, signed
+from orchestrator.evaluation.run_cost import Cost, cost_of
 from orchestrator.text import aligned
+from orchestrator.training.launch import train_run
+from orchestrator.training.plan import TrainRequest
 
 FOLDS = 5
 KINDS = ("single", "shared")

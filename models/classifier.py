@@ -16,10 +16,10 @@ from safetensors.torch import load
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.batches import normalise
-from models.blends import Blend
-from models.calibration import Calibration
-from models.network import build_network
+from models.data.batches import normalise
+from models.network.network import build_network
+from models.statistics.blends import Blend
+from models.statistics.calibration import Calibration
 from pathologies.errors import InputError
 
 # Shifts (rows, columns, as shares of the side) and sizes of the copies that a member with `copies` looks at: within

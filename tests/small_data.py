@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from models.intensity import INTENSITY_CONTRACT
-from models.paths import DatasetPaths, write_json
-from models.targets import PARTS, Targets
-from pathologies.labels import reference_contract
-from pathologies.splits import split_hash
+from models.data.intensity import INTENSITY_CONTRACT
+from models.data.targets import PARTS, Targets
+from models.files.paths import DatasetPaths, write_json
+from pathologies.labels.labels import reference_contract
+from pathologies.splits.splits import split_hash
 
 SIZE = 32
 

@@ -5,12 +5,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from models.paths import BundlePaths
-from orchestrator.bundle_description import write_description
-from orchestrator.bundle_writing import renew_self_test
-from orchestrator.ensemble import EnsembleRequest, build_bundle
-from orchestrator.launch import train_run
-from orchestrator.plan import TrainRequest
+from models.files.paths import BundlePaths
+from orchestrator.ensembling.bundle_writing import renew_self_test
+from orchestrator.ensembling.ensemble import EnsembleRequest, build_bundle
+from orchestrator.inference.bundle_description import write_description
+from orchestrator.training.launch import train_run
+from orchestrator.training.plan import TrainRequest
 from tests.small_data import make_dataset
 
 SETTINGS = {"backbone": "test_resnet", "epochs": 3, "batch_size": 16, "learning_rate": 5e-3, "precision": "fp32",

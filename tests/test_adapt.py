@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.calibration import Calibration
-from orchestrator import shifting
-from orchestrator.adapt import REFITTED, SHIFTED, WITHDRAWN, AdaptRequest, adapt
-from orchestrator.bundle import load_bundle
-from orchestrator.ensemble import EnsembleRequest, build_bundle
+from models.statistics.calibration import Calibration
+from orchestrator.ensembling import shifting
+from orchestrator.ensembling.adapt import REFITTED, SHIFTED, WITHDRAWN, AdaptRequest, adapt
+from orchestrator.ensembling.ensemble import EnsembleRequest, build_bundle
+from orchestrator.inference.bundle import load_bundle
 from tests.fake_run import QUICK, make_fake_dataset, usual_logits, write_fake_run
 from tests.small_data import disc_films
 from tests.small_run import write_films

@@ -14,7 +14,7 @@ import pytest
 from tests.conftest import PROJECT
 
 PACKAGES = ("pathologies", "models", "orchestrator")
-FILES = [path for package in PACKAGES for path in sorted((PROJECT / package).glob("*.py"))]
+FILES = [path for package in PACKAGES for path in sorted((PROJECT / package).rglob("*.py"))]
 CODE = [*FILES, *sorted((PROJECT / "tests").glob("*.py")), *sorted((PROJECT / "bench").glob("*.py"))]
 NAMES = [str(path.relative_to(PROJECT)) for path in CODE]
 ALLOWED = {
@@ -114,14 +114,14 @@ def test_rays_settings_come_before_its_import():
     while found:
         found = {name for name, names in at_top.items() if names & with_ray} - with_ray
         with_ray |= found
-    first = [name for name in with_ray if name.startswith(("orchestrator.c", "orchestrator.launch", "models"))]
+    first = [name for name in with_ray if name.startswith(("orchestrator.c", "orchestrator.training.launch", "models"))]
     assert not first, "imported before `cluster` has set the environment"
 
 
 def test_only_the_command_line_prints():
     for path in FILES:
         printers = {"print"} & set(calls(tree(path)))
-        printers |= {name for name in imports(tree(path)) if name == "orchestrator.console"}
+        printers |= {name for name in imports(tree(path)) if name == "orchestrator.cli.console"}
         command_line = path.parent.name == "orchestrator" and (
             path.stem in ("cli", "console") or path.stem.startswith("commands")
         )
@@ -141,20 +141,22 @@ def loaded_by(module: str) -> set[str]:
 
 
 def test_a_training_process_loads_no_table_or_plot_libraries():
-    """`orchestrator.worker` is what Ray imports in it."""
-    loaded = loaded_by("orchestrator.worker, models.job")
+    """`orchestrator.training.worker` is what Ray imports in it."""
+    loaded = loaded_by("orchestrator.training.worker, models.process.job")
     assert {"torch", "timm", "safetensors"} <= loaded
     assert not loaded & {"pandas", "sklearn", "matplotlib", "ray", "PIL.Image", "scipy", "rich", "typer"}
 
 
 def test_labels_need_neither_torch_nor_ray():
-    loaded = loaded_by("pathologies, pathologies.catalog, pathologies.labels, pathologies.sources, pathologies.splits")
+    loaded = loaded_by(
+        "pathologies, pathologies.findings.catalog, pathologies.labels.labels, pathologies.sources.sources, pathologies.splits.splits"
+    )
     assert "pandas" in loaded
     assert not loaded & {"torch", "ray", "models", "orchestrator"}
 
 
 def test_help_loads_nothing_heavy():
-    loaded = loaded_by("orchestrator.cli")
+    loaded = loaded_by("orchestrator.cli.cli")
     assert not loaded & {"torch", "ray", "pandas", "matplotlib", "sklearn", "numpy"}
 
 

@@ -9,10 +9,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pathologies.audit import AUDIT_HEADER, audit_labels, audit_rows
-from pathologies.catalog import CHEXPERT_TARGETS, load_catalog
-from pathologies.filters import filter_frame
-from pathologies.labels import reference_contract
+from pathologies.findings.catalog import CHEXPERT_TARGETS, load_catalog
+from pathologies.labels.audit import AUDIT_HEADER, audit_labels, audit_rows
+from pathologies.labels.filters import filter_frame
+from pathologies.labels.labels import reference_contract
 from tests.chexpert_like import COUNTS, SLUGS, as_label_frame, chexpert_like, write_chexpert_like
 
 CATALOG = load_catalog()
@@ -127,10 +127,10 @@ def test_small_file_of_chexpert_form():
 
 SCRIPT = """
 import json, re, sys
-from pathologies.audit import audit_labels
-from pathologies.catalog import load_catalog
-from pathologies.filters import filter_frame
-from pathologies.sources import read_labels
+from pathologies.labels.audit import audit_labels
+from pathologies.findings.catalog import load_catalog
+from pathologies.labels.filters import filter_frame
+from pathologies.sources.sources import read_labels
 source = read_labels("chexpert", sys.argv[1])
 report = audit_labels(source.frame, load_catalog(), notes=source.notes)
 kept, dropped = filter_frame(source.frame, frontal=True, first_studies=4, projections=("AP", "PA"))

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from models.augment import augment, mixup
 from models.config import TrainConfig
+from models.training.augment import augment, mixup
 
 STILL = {"rotation": 0.0, "translation": 0.0, "scaling": 0.0, "brightness": 0.0, "contrast": 0.0}
 

@@ -1,18 +1,20 @@
-"""orchestrator/away.py: attempts, results and checkpoints of a training whose folder lies in object storage."""
+"""orchestrator/training/away.py: attempts, results and checkpoints of a training whose folder lies in object
+storage.
+"""
 
 import json
 import threading
 
 import pytest
 
-from models.paths import RunPaths, write_json
-from orchestrator import away
-from orchestrator.away import Sender, claim, train_away
-from orchestrator.launch import train_run
-from orchestrator.mirror import Mirror
-from orchestrator.places import driving
-from orchestrator.plan import TrainRequest, plan_run
-from orchestrator.storage import Store
+from models.files.paths import RunPaths, write_json
+from orchestrator.storage.mirror import Mirror
+from orchestrator.storage.places import driving
+from orchestrator.storage.storage import Store
+from orchestrator.training import away
+from orchestrator.training.away import Sender, claim, train_away
+from orchestrator.training.launch import train_run
+from orchestrator.training.plan import TrainRequest, plan_run
 from tests.small_data import make_dataset
 from tests.small_run import SETTINGS, silent, train_inline
 

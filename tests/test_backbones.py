@@ -1,4 +1,6 @@
-"""orchestrator/backbones.py and models/plain.py: names refused before the launch, and a network to read."""
+"""orchestrator/training/backbones.py and models/network/plain.py: names refused before the launch, and a
+network to read.
+"""
 
 import sys
 
@@ -7,16 +9,16 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-from models.architecture import OWN
 from models.config import TrainConfig
-from models.network import build_network, initial_network
-from models.plain import WIDTHS, Plain
-from orchestrator import backbones
-from orchestrator.backbones import WELL_KNOWN, require_backbone
-from orchestrator.bundle import load_bundle, self_test
-from orchestrator.ensemble import EnsembleRequest, build_bundle
-from orchestrator.launch import train_run
-from orchestrator.plan import TrainRequest
+from models.network.architecture import OWN
+from models.network.network import build_network, initial_network
+from models.network.plain import WIDTHS, Plain
+from orchestrator.ensembling.ensemble import EnsembleRequest, build_bundle
+from orchestrator.inference.bundle import load_bundle, self_test
+from orchestrator.training import backbones
+from orchestrator.training.backbones import WELL_KNOWN, require_backbone
+from orchestrator.training.launch import train_run
+from orchestrator.training.plan import TrainRequest
 from tests.fake_run import QUICK
 from tests.small_data import make_dataset
 from tests.small_run import silent, train_inline
@@ -59,7 +61,7 @@ def test_a_driver_with_a_usual_backbone_loads_no_timm():
 
     from tests.conftest import PROJECT
 
-    code = "import sys, orchestrator.launch, orchestrator.plan; print('timm' in sys.modules, 'torch' in sys.modules)"
+    code = "import sys, orchestrator.training.launch, orchestrator.training.plan; print('timm' in sys.modules, 'torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", "False"]
 

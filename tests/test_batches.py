@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from models import targets as targets_module
-from models.batches import Pixels, epoch_order, normalise
 from models.config import TrainConfig
-from pathologies import splits
+from models.data import targets as targets_module
+from models.data.batches import Pixels, epoch_order, normalise
+from pathologies.splits import splits
 from tests.small_data import make_targets
 
 

@@ -5,10 +5,10 @@ import pytest
 
 from bench import attack_surface
 from bench.attack_surface import PLANTED, answer, generated, judge_packed, judge_predict, mutate, mutated
-from models.images import decode
+from models.data.images import decode
 from pathologies.errors import InputError
 
-CODE = ("orchestrator/cli.py", "models/train.py")
+CODE = ("orchestrator/cli/cli.py", "models/training/train.py")
 
 
 def test_mutations_are_the_same_for_the_same_seed_and_of_three_kinds():

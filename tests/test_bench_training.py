@@ -13,8 +13,8 @@ from PIL import Image
 
 from bench import gpu, memory, peers, train_throughput
 from bench.sides import SIDES, Setup, measure, write_films
-from models.bootstrap import interval
 from models.config import TrainConfig
+from models.statistics.bootstrap import interval
 
 MIB = 2**20
 

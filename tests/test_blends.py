@@ -1,4 +1,4 @@
-"""models/blends.py: members and findings combined into one score."""
+"""models/statistics/blends.py: members and findings combined into one score."""
 
 import json
 
@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models import blends
-from models.blends import Blend
-from models.metrics import auc, sigmoid
+from models.statistics import blends
+from models.statistics.blends import Blend
+from models.statistics.metrics import auc, sigmoid
 
 
 def draw(films=400, noise=(1.0, 1.0, 1.0), seed=0):

@@ -6,9 +6,9 @@ import time
 import numpy as np
 import pytest
 
-from models import bootstrap, metrics, reliability
-from models.bootstrap import PatientBootstrap
-from models.metrics import sigmoid
+from models.statistics import bootstrap, metrics, reliability
+from models.statistics.bootstrap import PatientBootstrap
+from models.statistics.metrics import sigmoid
 
 
 def films(patients: int = 60, per_patient: int = 3, seed: int = 0):

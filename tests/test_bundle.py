@@ -1,14 +1,16 @@
-"""orchestrator/bundle.py: a bundle that is whole answers as it did; anything else is refused with its reason."""
+"""orchestrator/inference/bundle.py: a bundle that is whole answers as it did; anything else is refused with its
+reason.
+"""
 
 import shutil
 
 import numpy as np
 import pytest
 
-from models.cache import open_images
-from models.paths import read_json, write_json
-from orchestrator.bundle import BATCH, load_bundle, self_test
-from orchestrator.bundle import test_pattern as pattern  # pytest would take the name for a test
+from models.data.cache import open_images
+from models.files.paths import read_json, write_json
+from orchestrator.inference.bundle import BATCH, load_bundle, self_test
+from orchestrator.inference.bundle import test_pattern as pattern  # pytest would take the name for a test
 from tests.small_run import rewrite_bundle
 
 

@@ -1,4 +1,4 @@
-"""orchestrator/bundle_description.py: what a bundle says is checked before it is believed, and sealed."""
+"""orchestrator/inference/bundle_description.py: what a bundle says is checked before it is believed, and sealed."""
 
 import copy
 import hashlib
@@ -9,17 +9,17 @@ import shutil
 import numpy as np
 import pytest
 
-from models.cache import open_images
-from models.images import decode
-from models.paths import read_json, write_json
-from orchestrator.adapt import AdaptRequest, adapt
-from orchestrator.answers import thresholds_of
-from orchestrator.bundle import load_bundle
-from orchestrator.bundle_description import open_description
-from orchestrator.ensemble import EnsembleRequest, build_bundle
-from orchestrator.predict import PredictRequest, predict
-from orchestrator.replace import ReplaceRequest, replace_findings
-from orchestrator.shifting import shift_entry
+from models.data.cache import open_images
+from models.data.images import decode
+from models.files.paths import read_json, write_json
+from orchestrator.ensembling.adapt import AdaptRequest, adapt
+from orchestrator.ensembling.ensemble import EnsembleRequest, build_bundle
+from orchestrator.ensembling.replace import ReplaceRequest, replace_findings
+from orchestrator.ensembling.shifting import shift_entry
+from orchestrator.inference.answers import thresholds_of
+from orchestrator.inference.bundle import load_bundle
+from orchestrator.inference.bundle_description import open_description
+from orchestrator.inference.predict import PredictRequest, predict
 from pathologies.errors import InputError
 from tests.small_run import write_films
 

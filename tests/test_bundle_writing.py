@@ -1,4 +1,4 @@
-"""orchestrator/bundle_writing.py: a bundle gives way to a whole new one, an adapted one on request only."""
+"""orchestrator/ensembling/bundle_writing.py: a bundle gives way to a whole new one, an adapted one on request only."""
 
 import hashlib
 import shutil
@@ -9,18 +9,18 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from models.paths import RunPaths, read_json
-from orchestrator.adapt import AdaptRequest, adapt
-from orchestrator.bundle import load_bundle
-from orchestrator.ensemble import EnsembleRequest, build_bundle
-from orchestrator.replace import ReplaceRequest, replace_findings
+from models.files.paths import RunPaths, read_json
+from orchestrator.ensembling.adapt import AdaptRequest, adapt
+from orchestrator.ensembling.ensemble import EnsembleRequest, build_bundle
+from orchestrator.ensembling.replace import ReplaceRequest, replace_findings
+from orchestrator.inference.bundle import load_bundle
 from tests.conftest import PROJECT
 
 # The command, ended by SIGKILL when it is about to write the new bundle.json.
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from orchestrator.ensemble import EnsembleRequest, build_bundle
+from orchestrator.ensembling.ensemble import EnsembleRequest, build_bundle
 
 def hook(event, words):
     if event == "open" and str(words[0]).endswith("-bundle.json") and words[1] != "r":

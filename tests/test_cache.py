@@ -1,12 +1,22 @@
-"""models/cache.py: shards that are whole or made again, one file joined from them, and a map that is checked first."""
+"""models/data/cache.py: shards that are whole or made again, one file joined from them, and a map that is
+checked first.
+"""
 
 import hashlib
 
 import numpy as np
 import pytest
 
-from models.cache import Shard, join_shards, measure_pixels, open_images, read_shard, read_shard_reasons, write_shard
-from models.paths import DatasetPaths, write_json
+from models.data.cache import (
+    Shard,
+    join_shards,
+    measure_pixels,
+    open_images,
+    read_shard,
+    read_shard_reasons,
+    write_shard,
+)
+from models.files.paths import DatasetPaths, write_json
 
 
 @pytest.fixture

@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.isotonic import IsotonicRegression
 
-from models import calibration, metrics, reliability
-from models.calibration import METHODS, Calibration
-from models.metrics import sigmoid
+from models.statistics import calibration, metrics, reliability
+from models.statistics.calibration import METHODS, Calibration
+from models.statistics.metrics import sigmoid
 
 
 def crooked(rows: int = 2000, seed: int = 0, patients: int | None = None):

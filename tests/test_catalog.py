@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from pathologies.catalog import CHEXPERT_TARGETS, descendants, find_pathology, load_catalog, source_names
+from pathologies.findings.catalog import CHEXPERT_TARGETS, descendants, find_pathology, load_catalog, source_names
 
 GOOD = """
 name = "Support Devices"

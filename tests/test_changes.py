@@ -1,16 +1,16 @@
-"""orchestrator/changes.py: changed settings remove nothing that was learnt, unless asked for and begun."""
+"""orchestrator/training/changes.py: changed settings remove nothing that was learnt, unless asked for and begun."""
 
 import types
 
 import pytest
 
-from models.paths import RunPaths, read_json, write_json
-from orchestrator import launch
-from orchestrator.launch import train_run
-from orchestrator.mirror import Mirror
-from orchestrator.places import driving
-from orchestrator.plan import TrainRequest, plan_run
-from orchestrator.storage import Store
+from models.files.paths import RunPaths, read_json, write_json
+from orchestrator.storage.mirror import Mirror
+from orchestrator.storage.places import driving
+from orchestrator.storage.storage import Store
+from orchestrator.training import launch
+from orchestrator.training.launch import train_run
+from orchestrator.training.plan import TrainRequest, plan_run
 from tests.small_data import make_dataset
 from tests.small_run import SETTINGS, silent, train_inline
 

@@ -1,4 +1,4 @@
-"""models/checkpoint.py: the state of a training, written whole and given back to the bit."""
+"""models/training/checkpoint.py: the state of a training, written whole and given back to the bit."""
 
 import dataclasses
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from models.checkpoint import Progress, load_checkpoint, save_checkpoint
+from models.training.checkpoint import Progress, load_checkpoint, save_checkpoint
 
 
 def make(seed):

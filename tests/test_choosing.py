@@ -1,14 +1,16 @@
-"""orchestrator/choosing.py: the simplest blend and calibration stand unless another is shown to be better."""
+"""orchestrator/ensembling/choosing.py: the simplest blend and calibration stand unless another is shown to be
+better.
+"""
 
 import dataclasses
 
 import numpy as np
 import pytest
 
-from models import blends
-from models.bootstrap import PatientBootstrap, patient_folds
-from models.metrics import auc, sigmoid
-from orchestrator.choosing import ChoosingSettings, Question, choice_table, choose, compare, solve
+from models.statistics import blends
+from models.statistics.bootstrap import PatientBootstrap, patient_folds
+from models.statistics.metrics import auc, sigmoid
+from orchestrator.ensembling.choosing import ChoosingSettings, Question, choice_table, choose, compare, solve
 
 QUICK = ChoosingSettings(folds=4, resamples=1000)
 

@@ -5,10 +5,10 @@ import shutil
 import numpy as np
 import pytest
 
-from models.cache import open_images
 from models.classifier import load_classifier
-from models.metrics import auc
-from models.paths import read_json
+from models.data.cache import open_images
+from models.files.paths import read_json
+from models.statistics.metrics import auc
 from tests.small_data import parts_of
 
 

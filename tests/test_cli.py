@@ -7,9 +7,9 @@ import pandas as pd
 import pytest
 import typer
 
-from orchestrator import cli
-from orchestrator.cli import app, main
-from orchestrator.commands_data import parse_fold, parse_fractions, parse_words
+from orchestrator.cli import cli
+from orchestrator.cli.cli import app, main
+from orchestrator.cli.commands_data import parse_fold, parse_fractions, parse_words
 from tests.small_data import disc_films, make_dataset, write_dataset
 from tests.small_run import SETTINGS, write_films
 
@@ -221,7 +221,7 @@ def test_ctrl_c_is_a_sentence_and_130(hilum, monkeypatch, house, tmp_path):
     def interrupted(request, on_event):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("orchestrator.launch.train_run", interrupted)
+    monkeypatch.setattr("orchestrator.training.launch.train_run", interrupted)
     code, _, err = hilum("train", house / "dataset", "--out", tmp_path / "run")
     assert code == 130
     assert "give the same command again" in " ".join(err.split())
@@ -244,7 +244,7 @@ def test_a_defect_of_ours_is_told_apart_from_bad_input(hilum, monkeypatch, house
     def defective(request, on_event):
         raise kind("inner secret")
 
-    monkeypatch.setattr("orchestrator.launch.train_run", defective)
+    monkeypatch.setattr("orchestrator.training.launch.train_run", defective)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     code, _, err = hilum("train", house / "dataset", "--out", tmp_path / "run")
     assert code == 70
@@ -278,7 +278,7 @@ def test_words_are_parsed():
 
 
 def test_settings_of_one_member_are_read_or_refused():
-    from orchestrator.commands_run import parse_member_settings
+    from orchestrator.cli.commands_run import parse_member_settings
 
     assert parse_member_settings(["1:backbone=resnet34", "1:epochs=3", "0:epochs=2"]) == {
         1: {"backbone": "resnet34", "epochs": 3},

@@ -1,4 +1,6 @@
-"""orchestrator/cluster.py with a stand-in for Ray: settings before the import, the address, room for a target."""
+"""orchestrator/training/cluster.py with a stand-in for Ray: settings before the import, the address, room for a
+target.
+"""
 
 import contextlib
 import os
@@ -10,8 +12,16 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.cluster import OWN_SETTINGS, SETTINGS, ask_to_end, connected, end_tasks, own_cluster, require_room
-from orchestrator.private_ray import LOOPBACK_ALONE, PREFIX
+from orchestrator.training.cluster import (
+    OWN_SETTINGS,
+    SETTINGS,
+    ask_to_end,
+    connected,
+    end_tasks,
+    own_cluster,
+    require_room,
+)
+from orchestrator.training.private_ray import LOOPBACK_ALONE, PREFIX
 from tests.conftest import PROJECT
 
 
@@ -194,13 +204,13 @@ def test_what_no_living_node_has_is_refused_with_what_there_is(cpus, gpus):
 
 
 def test_importing_the_launcher_does_not_import_ray():
-    code = "import sys, orchestrator.launch; sys.exit('ray' in sys.modules or 'torch' in sys.modules)"
+    code = "import sys, orchestrator.training.launch; sys.exit('ray' in sys.modules or 'torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=PROJECT, timeout=120).returncode == 0
 
 
 HERE = """
 import os
-from orchestrator.cluster import UNWANTED, connected
+from orchestrator.training.cluster import UNWANTED, connected
 from tests.processes import command, descendants
 with connected() as ray:
     from ray._private import ray_constants, utils
@@ -220,6 +230,6 @@ def test_a_ray_of_its_own_has_no_process_that_nobody_needs():
     lines = done.stdout.splitlines()
     assert done.returncode == 0, done.stderr
     assert lines[-1] == "True None setup_worker.py"  # and Ray is left as it was
-    assert any("raylet" in line and "orchestrator/worker_start.py" in line for line in lines)
+    assert any("raylet" in line and "orchestrator/training/worker_start.py" in line for line in lines)
     unwanted = [line for line in lines for word in ("dashboard.py", "monitor.py", "log_monitor") if word in line]
     assert unwanted == []

@@ -6,11 +6,11 @@ import pytest
 from PIL import Image
 from sklearn import metrics as reference
 
-from models.bootstrap import holm
-from models.metrics import sigmoid
-from orchestrator import comparison, comparison_output, comparison_pictures, table_blends
-from orchestrator.comparison import TablesRequest, compare_tables
-from orchestrator.evaluation import EvaluationSettings
+from models.statistics.bootstrap import holm
+from models.statistics.metrics import sigmoid
+from orchestrator.evaluation import comparison, comparison_output, comparison_pictures, table_blends
+from orchestrator.evaluation.comparison import TablesRequest, compare_tables
+from orchestrator.evaluation.evaluation import EvaluationSettings
 
 NAMES = ["No Finding", "Enlarged Cardiomediastinum", "Cardiomegaly", "Lung Opacity", "Lung Lesion", "Edema"]
 NAMES += ["Consolidation", "Pneumonia", "Atelectasis", "Pneumothorax", "Pleural Effusion", "Pleural Other"]

@@ -1,4 +1,4 @@
-"""models/conformal.py: the third answer and its coverage."""
+"""models/statistics/conformal.py: the third answer and its coverage."""
 
 import json
 
@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models import calibration, conformal
-from models.metrics import sigmoid
+from models.statistics import calibration, conformal
+from models.statistics.metrics import sigmoid
 
 
 def films(patients, generator, share=0.3, strength=2.0):

@@ -5,10 +5,10 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from models.metrics import sigmoid
-from orchestrator import curves
-from orchestrator.curves import FindingCurves
-from orchestrator.evaluation import EvaluationSettings, evaluate_predictions
+from models.statistics.metrics import sigmoid
+from orchestrator.evaluation import curves
+from orchestrator.evaluation.curves import FindingCurves
+from orchestrator.evaluation.evaluation import EvaluationSettings, evaluate_predictions
 
 HISTORY = [{"epoch": 1, "train_loss": 0.6, "select_loss": 0.5, "train_auc": 0.6, "select_auc": None}]
 

@@ -1,12 +1,12 @@
-"""orchestrator/dataset.py: a data set opens when its files belong together, and says what does not fit."""
+"""orchestrator/datasets/dataset.py: a data set opens when its files belong together, and says what does not fit."""
 
 import numpy as np
 import pytest
 
-from models.paths import read_json, write_json
-from orchestrator.dataset import load_dataset
-from orchestrator.prepare import PrepareRequest, prepare
-from pathologies.splits import PARTS
+from models.files.paths import read_json, write_json
+from orchestrator.datasets.dataset import load_dataset
+from orchestrator.datasets.prepare import PrepareRequest, prepare
+from pathologies.splits.splits import PARTS
 from tests.nih_like import write_nih_like
 
 

@@ -1,4 +1,4 @@
-"""models/decode_guard.py: whatever the bytes are, the answer is a film or a sentence, soon, and without noise."""
+"""models/data/decode_guard.py: whatever the bytes are, the answer is a film or a sentence, soon, and without noise."""
 
 import logging
 import os
@@ -13,10 +13,10 @@ import pytest
 from pydicom.encaps import encapsulate
 from pydicom.uid import DeflatedExplicitVRLittleEndian, JPEGBaseline8Bit
 
-from models import images
-from models.decode_guard import BoundedReads, DecodeError, guarded
-from models.dicom import read_tags
-from models.images import decode, try_load_image
+from models.data import images
+from models.data.decode_guard import BoundedReads, DecodeError, guarded
+from models.data.dicom import read_tags
+from models.data.images import decode, try_load_image
 from pathologies.errors import InputError
 from tests.coded_films import coded_dicom, make
 from tests.damage import damaged, small_film, unknown_type, whole_files
@@ -182,7 +182,7 @@ def test_deflated_zeros_without_end(monkeypatch):
     film = small_film().astype(np.uint16)
     whole = coded_dicom(film, DeflatedExplicitVRLittleEndian, 12)
     assert np.array_equal(decode(whole), decode(make(film, bits=12)))
-    monkeypatch.setattr("models.decode_guard.MAX_BYTES", 10**6)
+    monkeypatch.setattr("models.data.decode_guard.MAX_BYTES", 10**6)
     start = 132 + 12 + struct.unpack_from("<I", whole, 140)[0]
     packer = zlib.compressobj(1, zlib.DEFLATED, -zlib.MAX_WBITS)
     bomb = packer.compress(bytes(10**7)) + packer.flush()
@@ -207,7 +207,7 @@ def test_what_is_no_file_is_not_waited_for(tmp_path):
 
 
 def test_a_file_of_tiny_parts(monkeypatch):
-    monkeypatch.setattr("models.decode_guard.MAX_READS", 5000)
+    monkeypatch.setattr("models.data.decode_guard.MAX_READS", 5000)
     data = make(small_film().astype(np.uint16), bits=12)
     at = data.index(b"\x28\x00\x02\x00US")
     empty = b"".join(struct.pack("<HH2sH", 0x09, 0x1000 + number, b"LO", 0) for number in range(6000))

@@ -1,11 +1,11 @@
-"""orchestrator/demo.py: the commands of the demonstration. Its smoke form is run as a whole by `.ci/run`."""
+"""orchestrator/cli/demo.py: the commands of the demonstration. Its smoke form is run as a whole by `.ci/run`."""
 
 from pathlib import Path
 
 import pytest
 
-from orchestrator.cli import app, main
-from orchestrator.demo import NEW_FILMS, demo_commands, run_demo
+from orchestrator.cli.cli import app, main
+from orchestrator.cli.demo import NEW_FILMS, demo_commands, run_demo
 
 
 @pytest.mark.parametrize("smoke", [False, True])
@@ -59,14 +59,14 @@ def test_it_stops_with_the_exit_code_of_a_command_that_fell_short(monkeypatch, t
     def run(out, smoke, run_command, say):
         ran.append("begun")
         run_command(["demo", "--help"])
-        monkeypatch.setattr("orchestrator.demo.run_demo", fail)
+        monkeypatch.setattr("orchestrator.cli.demo.run_demo", fail)
         run_command(["demo"])
         ran.append("not reached")
 
     def fail(*words):
         raise typer.Exit(1)
 
-    monkeypatch.setattr("orchestrator.demo.run_demo", run)
+    monkeypatch.setattr("orchestrator.cli.demo.run_demo", run)
     with pytest.raises(SystemExit) as stop:
         main(["demo", "--out", str(tmp_path)])
     assert stop.value.code == 1

@@ -1,4 +1,4 @@
-"""models/device.py: device, number format and threads, from config and processor alone."""
+"""models/training/device.py: device, number format and threads, from config and processor alone."""
 
 import inspect
 import os
@@ -6,9 +6,9 @@ import os
 import pytest
 import torch
 
-from models import device
 from models.config import TrainConfig
-from models.processor import cpu_precision
+from models.training import device
+from models.training.processor import cpu_precision
 
 
 def test_auto_becomes_definite(monkeypatch):

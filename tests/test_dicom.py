@@ -1,4 +1,4 @@
-"""models/dicom.py: shown as a viewer shows it, for every way in which a radiograph states its greys."""
+"""models/data/dicom.py: shown as a viewer shows it, for every way in which a radiograph states its greys."""
 
 import io
 import logging
@@ -12,7 +12,7 @@ from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEGBaseline8Bit, JPEGLosslessSV1, RLELossless
 
-from models.images import decode
+from models.data.images import decode
 from tests.coded_films import coded_dicom, make
 
 
@@ -236,6 +236,6 @@ def test_a_cut_or_foreign_file_is_refused(tmp_path):
 
 
 def test_too_many_pixels_are_refused(monkeypatch):
-    monkeypatch.setattr("models.decode_guard.MAX_PIXELS", 100)
+    monkeypatch.setattr("models.data.decode_guard.MAX_PIXELS", 100)
     with pytest.raises(ValueError, match="^too large"):
         decode(make(RAMP))

@@ -1,4 +1,4 @@
-"""models/dicom_codecs.py: every compression that archives send, in 8, 12 and 16 bits, to the very pixels."""
+"""models/data/dicom_codecs.py: every compression that archives send, in 8, 12 and 16 bits, to the very pixels."""
 
 import io
 import shutil
@@ -23,7 +23,7 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from models.images import decode, try_load_image
+from models.data.images import decode, try_load_image
 from tests.coded_films import CODERS, PLAIN, coded_dicom, make
 
 WINDOWS = {bits: {"WindowCenter": 2 ** (bits - 1), "WindowWidth": 2**bits} for bits in (8, 10, 12, 16)}

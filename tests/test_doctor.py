@@ -1,4 +1,6 @@
-"""orchestrator/verdicts.py on made-up machines, the doctor's arithmetic, and one look at this machine through Ray."""
+"""orchestrator/cluster/verdicts.py on made-up machines, the doctor's arithmetic, and one look at this machine
+through Ray.
+"""
 
 import copy
 import dataclasses
@@ -9,11 +11,11 @@ import stat
 import pytest
 
 from models.config import TrainConfig
-from orchestrator import inspection, verdicts_here
-from orchestrator.doctor import DoctorRequest, Work, _timetable, examine, hours
-from orchestrator.memory import Estimate, estimate
-from orchestrator.reach import LET_IN, NO_CONNECTION, REFUSED, STRANGERS, Listener
-from orchestrator.verdicts import Machine, Wish, judge, slots
+from orchestrator.cluster import inspection, verdicts_here
+from orchestrator.cluster.doctor import DoctorRequest, Work, _timetable, examine, hours
+from orchestrator.cluster.verdicts import Machine, Wish, judge, slots
+from orchestrator.training.memory import Estimate, estimate
+from orchestrator.training.reach import LET_IN, NO_CONNECTION, REFUSED, STRANGERS, Listener
 from tests.small_data import make_dataset
 
 GIB = 2**30

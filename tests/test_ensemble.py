@@ -1,4 +1,6 @@
-"""orchestrator/ensemble.py: a run becomes a bundle that says what it was made of; part `test` stays closed."""
+"""orchestrator/ensembling/ensemble.py: a run becomes a bundle that says what it was made of; part `test` stays
+closed.
+"""
 
 import hashlib
 import shutil
@@ -7,11 +9,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from models.metrics import auc
-from models.paths import RunPaths, read_json, write_json
-from orchestrator.bundle import load_bundle
-from orchestrator.dataset import load_dataset
-from orchestrator.ensemble import EnsembleRequest, build_bundle, finished_targets, mean_logits
+from models.files.paths import RunPaths, read_json, write_json
+from models.statistics.metrics import auc
+from orchestrator.datasets.dataset import load_dataset
+from orchestrator.ensembling.ensemble import EnsembleRequest, build_bundle, finished_targets, mean_logits
+from orchestrator.inference.bundle import load_bundle
 from tests.small_data import make_dataset
 from tests.small_run import FILMS, FINDINGS, train_inline
 
@@ -102,7 +104,7 @@ def test_labels_of_test_change_nothing(house, tmp_path):
 
 def _plain(findings):
     """As JSON says it, where NaN is null and equals itself."""
-    from models.paths import to_plain
+    from models.files.paths import to_plain
 
     return to_plain(findings)
 

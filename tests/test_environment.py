@@ -1,4 +1,4 @@
-"""orchestrator/environment.py: threads, no GPU unless asked for, and memory that stays with the process."""
+"""orchestrator/training/environment.py: threads, no GPU unless asked for, and memory that stays with the process."""
 
 import dataclasses
 import os
@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from models.config import TrainConfig
-from orchestrator.environment import KEEP_MEMORY, process_environment
+from orchestrator.training.environment import KEEP_MEMORY, process_environment
 
 SMALL = TrainConfig(threads=3, batch_size=32)
 

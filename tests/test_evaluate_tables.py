@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.metrics import sigmoid
-from orchestrator.cli import main
-from orchestrator.commands_judge import repeat_options
-from orchestrator.coverage import coverage_notes, coverage_table, measure_coverage
-from orchestrator.evaluate import EvaluateRequest, evaluate
-from orchestrator.evaluation import EvaluationSettings
+from models.statistics.metrics import sigmoid
+from orchestrator.cli.cli import main
+from orchestrator.cli.commands_judge import repeat_options
+from orchestrator.evaluation.coverage import coverage_notes, coverage_table, measure_coverage
+from orchestrator.evaluation.evaluate import EvaluateRequest, evaluate
+from orchestrator.evaluation.evaluation import EvaluationSettings
 
 FIVE = ["Cardiomegaly", "Edema", "Consolidation", "Atelectasis", "Pleural Effusion"]
 FOURTEEN = ["No Finding", "Enlarged Cardiomediastinum", "Cardiomegaly", "Lung Opacity", "Lung Lesion", "Edema"]

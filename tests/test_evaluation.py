@@ -7,10 +7,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from models import metrics, reliability
-from models.metrics import sigmoid
-from orchestrator import evaluation, levels
-from orchestrator.evaluation import EvaluationSettings, evaluate_predictions
+from models.statistics import metrics, reliability
+from models.statistics.metrics import sigmoid
+from orchestrator.evaluation import evaluation
+from orchestrator.evaluation.evaluation import EvaluationSettings, evaluate_predictions
+from orchestrator.inference import levels
 
 QUICK = EvaluationSettings(resamples=60)
 SLUGS = ("edema", "fracture", "pneumonia", "hernia")

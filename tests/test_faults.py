@@ -12,8 +12,8 @@ import time
 
 import pytest
 
-from models.job import run_job
-from models.paths import TargetPaths, read_json
+from models.files.paths import TargetPaths, read_json
+from models.process.job import run_job
 from tests.conftest import PROJECT
 from tests.processes import wait_for
 from tests.test_job import CHILD, prepare_target, undisturbed_weights
@@ -91,7 +91,7 @@ def test_a_clock_that_jumps(dataset, undisturbed, tmp_path, monkeypatch):
             return cls.fromtimestamp(jumping(), zone)
 
     monkeypatch.setattr(time, "time", jumping)
-    monkeypatch.setattr("models.job.datetime", Jumping)
+    monkeypatch.setattr("models.process.job.datetime", Jumping)
     paths = TargetPaths(prepare_target(tmp_path / "t", checkpoint_minutes=0.001, **SETTINGS))
 
     def stop(row):

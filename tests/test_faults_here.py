@@ -5,10 +5,10 @@ import signal
 
 import pytest
 
-from models.paths import RunPaths, read_json, read_json_lines
-from orchestrator import retries
-from orchestrator.launch import train_run
-from orchestrator.plan import TrainRequest
+from models.files.paths import RunPaths, read_json, read_json_lines
+from orchestrator.training import retries
+from orchestrator.training.launch import train_run
+from orchestrator.training.plan import TrainRequest
 from tests.processes import all_gone, descendants, quiet_environment
 from tests.small_data import disc_dataset
 from tests.small_run import SETTINGS, silent, train_inline
@@ -23,8 +23,8 @@ INJECTED = """
 import os, sys
 if os.environ.get("HILUM_PROCESS") == "training":
     from pathlib import Path
-    import models.batches
-    whole, folder, count = models.batches.normalise, Path(os.environ["HILUM_TEST_FAULTS"]), 0
+    import models.data.batches
+    whole, folder, count = models.data.batches.normalise, Path(os.environ["HILUM_TEST_FAULTS"]), 0
 
     def normalise(films, *words):
         global count
@@ -37,7 +37,7 @@ if os.environ.get("HILUM_PROCESS") == "training":
                 exec(code)
         return whole(films, *words)
 
-    models.batches.normalise = normalise
+    models.data.batches.normalise = normalise
 """
 HANG = "fault.unlink(); os.mkfifo(str(fault) + '.fifo'); open(str(fault) + '.fifo').read()"
 NO_MEMORY = "import torch; torch.empty(2**46)  # memory: more than any machine has"

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pathologies.filters import filter_frame, study_numbers
+from pathologies.labels.filters import filter_frame, study_numbers
 
 
 def frame_of(rows):

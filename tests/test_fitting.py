@@ -1,4 +1,4 @@
-"""orchestrator/fitting.py: everything that is fitted on `calibrate` for a finding."""
+"""orchestrator/ensembling/fitting.py: everything that is fitted on `calibrate` for a finding."""
 
 import dataclasses
 import json
@@ -6,13 +6,13 @@ import json
 import numpy as np
 import pytest
 
-from models import conformal, operating
-from models.calibration import Calibration
-from models.conformal import answer
-from models.metrics import auc
-from models.paths import to_plain
-from orchestrator.choosing import ChoosingSettings, Question, solve
-from orchestrator.fitting import RULES, Answers, FitSettings, conformal_zone, fit_finding, fit_findings
+from models.files.paths import to_plain
+from models.statistics import conformal, operating
+from models.statistics.calibration import Calibration
+from models.statistics.conformal import answer
+from models.statistics.metrics import auc
+from orchestrator.ensembling.choosing import ChoosingSettings, Question, solve
+from orchestrator.ensembling.fitting import RULES, Answers, FitSettings, conformal_zone, fit_finding, fit_findings
 from tests.test_choosing import make
 
 QUICK = FitSettings(resamples=300, choosing=ChoosingSettings(folds=4, resamples=500))

@@ -1,4 +1,6 @@
-"""orchestrator/folder_swap.py: a folder is the old one or the new one, whatever ends the process that makes it anew."""
+"""orchestrator/storage/folder_swap.py: a folder is the old one or the new one, whatever ends the process that
+makes it anew.
+"""
 
 import json
 import subprocess
@@ -6,14 +8,14 @@ import sys
 
 import pytest
 
-from orchestrator.folder_swap import building, recover
+from orchestrator.storage.folder_swap import building, recover
 from tests.conftest import PROJECT
 
 # Makes `goal` anew in a child that ends by SIGKILL at its n-th line of the module, for every n; tells what it left.
 KILLED = """
 import json, os, signal, sys
 from pathlib import Path
-from orchestrator import folder_swap
+from orchestrator.storage import folder_swap
 
 goal, exchange, found = Path(sys.argv[1]), sys.argv[2] == "exchange", []
 os.fsync = lambda descriptor: None  # a kill is no power cut, and a disk that others use is slow

@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from orchestrator import identity
-from orchestrator.identity import Asked, identify
+from orchestrator.inference import identity
+from orchestrator.inference.identity import Asked, identify
 from tests.test_dicom import make
 
 PIXELS = np.array([[0, 100], [200, 255]], np.uint8)

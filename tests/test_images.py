@@ -1,4 +1,4 @@
-"""models/images.py: every pixel format gives the same film, and what cannot be used says why."""
+"""models/data/images.py: every pixel format gives the same film, and what cannot be used says why."""
 
 import io
 
@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from models import decode_guard
-from models.images import decode, letterbox, load_image
+from models.data import decode_guard
+from models.data.images import decode, letterbox, load_image
 
 SIZE = 32
 

@@ -1,4 +1,6 @@
-"""models/intensity.py: how bright a film is, is not for a few pixels to say; and every version keeps its meaning."""
+"""models/data/intensity.py: how bright a film is, is not for a few pixels to say; and every version keeps its
+meaning.
+"""
 
 import hashlib
 import io
@@ -9,8 +11,8 @@ import pydicom
 import pytest
 from PIL import Image
 
-from models.images import decode
-from models.intensity import INTENSITY_CONTRACT, INTENSITY_CONTRACTS, NEWEST, intensity_version, shown_range
+from models.data.images import decode
+from models.data.intensity import INTENSITY_CONTRACT, INTENSITY_CONTRACTS, NEWEST, intensity_version, shown_range
 from pathologies.errors import InputError
 from tests.coded_films import make
 

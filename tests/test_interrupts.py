@@ -1,15 +1,15 @@
-"""models/interrupts.py: a real SIGTERM or SIGINT leaves a checkpoint of that very step, and no outcome."""
+"""models/process/interrupts.py: a real SIGTERM or SIGINT leaves a checkpoint of that very step, and no outcome."""
 
 import os
 import signal
 
 import pytest
 
-import models.train
-from models.interrupts import Interrupted, end_as_by_ctrl_c, listening
-from models.job import run_job
-from models.paths import TargetPaths
-from models.sealed import unseal
+import models.training.train
+from models.files.paths import TargetPaths
+from models.files.sealed import unseal
+from models.process.interrupts import Interrupted, end_as_by_ctrl_c, listening
+from models.process.job import run_job
 from tests.test_job import prepare_target, undisturbed_weights
 
 SETTINGS = {"epochs": 3, "dropout": 0.2, "accumulate": 2}
@@ -21,8 +21,8 @@ def undisturbed(dataset, tmp_path_factory):
 
 
 def signal_at(monkeypatch, name, call, number=signal.SIGTERM):
-    """This process gets the signal when `models.train.<name>` is called for the `call`th time."""
-    original, count = getattr(models.train, name), [0]
+    """This process gets the signal when `models.training.train.<name>` is called for the `call`th time."""
+    original, count = getattr(models.training.train, name), [0]
 
     def wrapped(*words):
         count[0] += 1
@@ -30,7 +30,7 @@ def signal_at(monkeypatch, name, call, number=signal.SIGTERM):
             os.kill(os.getpid(), number)
         return original(*words)
 
-    monkeypatch.setattr(models.train, name, wrapped)
+    monkeypatch.setattr(models.training.train, name, wrapped)
 
 
 @pytest.mark.parametrize(

@@ -13,10 +13,10 @@ import pyarrow.parquet as parquet
 import pytest
 
 from models.config import TrainConfig
-from models.job import Superseded, run_job
-from models.metrics import auc
-from models.paths import TargetPaths, read_json, read_json_lines, write_json
-from models.targets import Targets
+from models.data.targets import Targets
+from models.files.paths import TargetPaths, read_json, read_json_lines, write_json
+from models.process.job import Superseded, run_job
+from models.statistics.metrics import auc
 from tests.conftest import PROJECT
 from tests.processes import kill_delays
 from tests.small_data import disc_films, make_dataset, make_targets, write_dataset
@@ -24,7 +24,7 @@ from tests.small_data import disc_films, make_dataset, make_targets, write_datas
 SETTINGS = {"backbone": "test_resnet", "epochs": 3, "batch_size": 16, "learning_rate": 5e-3, "precision": "fp32",
             "device": "cpu", "threads": 1}  # fmt: skip
 
-CHILD = """import sys; from pathlib import Path; from models.job import run_job
+CHILD = """import sys; from pathlib import Path; from models.process.job import run_job
 run_job(Path(sys.argv[1]), Path(sys.argv[2]), watch_parent=bool(sys.argv[3]))"""
 
 

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pathologies.catalog import CHEXPERT_TARGETS, descendants, load_catalog
-from pathologies.labels import (
+from pathologies.findings.catalog import CHEXPERT_TARGETS, descendants, load_catalog
+from pathologies.labels.labels import (
     REFERENCE_POLICY,
     LabelContract,
     LabelPolicy,

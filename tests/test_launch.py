@@ -1,4 +1,6 @@
-"""orchestrator/launch.py in one process: results, events, what a death becomes. Real processes: test_launch_ray.py."""
+"""orchestrator/training/launch.py in one process: results, events, what a death becomes. Real processes:
+test_launch_ray.py.
+"""
 
 import dataclasses
 import types
@@ -6,10 +8,10 @@ import types
 import numpy as np
 import pytest
 
-from models.paths import RunPaths, read_json, read_json_lines, write_json
-from orchestrator import launch
-from orchestrator.launch import train_run
-from orchestrator.plan import Job, TrainRequest, plan_run
+from models.files.paths import RunPaths, read_json, read_json_lines, write_json
+from orchestrator.training import launch
+from orchestrator.training.launch import train_run
+from orchestrator.training.plan import Job, TrainRequest, plan_run
 from tests.small_data import disc_films, write_dataset
 from tests.small_run import SETTINGS, train_inline
 

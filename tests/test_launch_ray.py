@@ -1,4 +1,6 @@
-"""orchestrator/launch.py with a real Ray: processes that are killed, interrupted, and go on to the same bytes."""
+"""orchestrator/training/launch.py with a real Ray: processes that are killed, interrupted, and go on to the
+same bytes.
+"""
 
 import contextlib
 import os
@@ -9,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from models.paths import RunPaths, TargetPaths, read_json, read_json_lines
-from orchestrator.launch import train_run
-from orchestrator.plan import TrainRequest
+from models.files.paths import RunPaths, TargetPaths, read_json, read_json_lines
+from orchestrator.training.launch import train_run
+from orchestrator.training.plan import TrainRequest
 from tests.conftest import PROJECT
 from tests.processes import alive, all_gone, command, descendants, environment, hilum_words, quiet_environment, wait_for
 from tests.small_data import disc_dataset

@@ -1,12 +1,12 @@
-"""orchestrator/lifeline.py: two listening sockets stand for the head and the raylet; closed, they are gone."""
+"""orchestrator/training/lifeline.py: two listening sockets stand for the head and the raylet; closed, they are gone."""
 
 import socket
 import types
 
 import pytest
 
-from orchestrator import lifeline
-from orchestrator.lifeline import ClusterGone, Lifeline
+from orchestrator.training import lifeline
+from orchestrator.training.lifeline import ClusterGone, Lifeline
 
 
 @pytest.fixture

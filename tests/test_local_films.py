@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from orchestrator.bundle import load_bundle
-from orchestrator.local_films import LocalRequest, read_local_films
+from orchestrator.ensembling.local_films import LocalRequest, read_local_films
+from orchestrator.inference.bundle import load_bundle
 from tests.small_data import disc_films
 from tests.small_run import write_films
 from tests.test_dicom import make

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from models.config import TrainConfig
-from models.losses import make_loss, positive_weight
+from models.network.losses import make_loss, positive_weight
 
 LOGIT = torch.tensor([2.0, -1.0, 0.5, -3.0])
 TRUTH = torch.tensor([1.0, 0.0, 0.0, 1.0])

@@ -1,19 +1,21 @@
-"""orchestrator/members.py and the new kinds of member: copies of the film, stacked findings, consistent parents."""
+"""orchestrator/ensembling/members.py and the new kinds of member: copies of the film, stacked findings,
+consistent parents.
+"""
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
-from models import blends
-from models.cache import open_images
 from models.classifier import COPIES, moved
-from models.paths import BundlePaths, RunPaths, read_json
-from models.targets import PARTS
-from orchestrator.bundle import load_bundle
-from orchestrator.dataset import load_dataset
-from orchestrator.ensemble import EnsembleRequest, build_bundle
-from orchestrator.members import bundled_table, finished_targets, mean_logits, member_table, taught_prior
+from models.data.cache import open_images
+from models.data.targets import PARTS
+from models.files.paths import BundlePaths, RunPaths, read_json
+from models.statistics import blends
+from orchestrator.datasets.dataset import load_dataset
+from orchestrator.ensembling.ensemble import EnsembleRequest, build_bundle
+from orchestrator.ensembling.members import bundled_table, finished_targets, mean_logits, member_table, taught_prior
+from orchestrator.inference.bundle import load_bundle
 from tests.fake_run import QUICK, make_fake_dataset, make_logits, make_truth, usual_logits, write_fake_run
 from tests.small_data import make_targets
 

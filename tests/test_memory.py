@@ -1,4 +1,4 @@
-"""orchestrator/memory.py: estimates against measured trainings, and what must grow with what."""
+"""orchestrator/training/memory.py: estimates against measured trainings, and what must grow with what."""
 
 import dataclasses
 import subprocess
@@ -7,12 +7,12 @@ import sys
 import pytest
 
 from models.config import TrainConfig
-from orchestrator.memory import BACKBONES, MIB, cache_bytes, estimate
+from orchestrator.training.memory import BACKBONES, MIB, cache_bytes, estimate
 from tests.conftest import PROJECT
 
 CPU = TrainConfig(device="cpu", precision="fp32")
 
-# VmHWM of `models.job.run_job` in a process of its own, torch 2.15 on x86-64, one thread, fp32
+# VmHWM of `models.process.job.run_job` in a process of its own, torch 2.15 on x86-64, one thread, fp32
 MEASURED = [
     ("test_resnet", 32, 16, 834),
     ("resnet18", 224, 8, 1423),
@@ -60,5 +60,5 @@ def test_the_cache_is_a_byte_a_pixel():
 
 
 def test_the_driver_needs_no_torch_and_no_ray():
-    code = "import sys, orchestrator.memory, orchestrator.doctor; sys.exit(bool({'torch', 'ray'} & set(sys.modules)))"
+    code = "import sys, orchestrator.training.memory, orchestrator.cluster.doctor; sys.exit(bool({'torch', 'ray'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], cwd=PROJECT, timeout=120).returncode == 0

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as reference
 
-from models import metrics
-from models.metrics import Confusion
+from models.statistics import metrics
+from models.statistics.metrics import Confusion
 
 
 def table(seed: int, rows: int = 200):

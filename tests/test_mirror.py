@@ -1,9 +1,9 @@
-"""orchestrator/mirror.py: what goes and comes, in which order, and what is removed."""
+"""orchestrator/storage/mirror.py: what goes and comes, in which order, and what is removed."""
 
 import pytest
 
-from orchestrator.mirror import Mirror, no_checkpoints, small_files
-from orchestrator.storage import Store
+from orchestrator.storage.mirror import Mirror, no_checkpoints, small_files
+from orchestrator.storage.storage import Store
 
 
 @pytest.fixture

@@ -6,10 +6,10 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-from models.architecture import Architecture
 from models.config import TrainConfig
-from models.network import build_network, initial_network
-from models.pretrained import load_own
+from models.network.architecture import Architecture
+from models.network.network import build_network, initial_network
+from models.network.pretrained import load_own
 
 TINY = "test_resnet"
 

@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as reference
 
-from models import metrics, operating, rate_bounds
-from models.metrics import sigmoid
-from models.operating import OperatingPoint
+from models.statistics import metrics, operating, rate_bounds
+from models.statistics.metrics import sigmoid
+from models.statistics.operating import OperatingPoint
 
 
 def films(rows: int = 300, seed: int = 0, gap: float = 1.5):

@@ -1,4 +1,4 @@
-"""models/paths.py: files whole or absent, attempts taken one by one, and the layout of the three folders."""
+"""models/files/paths.py: files whole or absent, attempts taken one by one, and the layout of the three folders."""
 
 import json
 import math
@@ -7,7 +7,7 @@ import threading
 import numpy as np
 import pytest
 
-from models.paths import (
+from models.files.paths import (
     BundlePaths,
     DatasetPaths,
     RunPaths,

@@ -1,4 +1,4 @@
-"""models/persistence.py: writes to file systems that really fail, for a while or for good."""
+"""models/files/persistence.py: writes to file systems that really fail, for a while or for good."""
 
 import errno
 import logging
@@ -7,8 +7,8 @@ import subprocess
 
 import pytest
 
-from models.paths import append_json_line, read_json_lines, write_bytes
-from models.persistence import Patience, StorageFailed
+from models.files.paths import append_json_line, read_json_lines, write_bytes
+from models.files.persistence import Patience, StorageFailed
 
 root_only = pytest.mark.skipif(os.geteuid() != 0, reason="mounts a file system of its own")
 

@@ -1,4 +1,4 @@
-"""orchestrator/places.py and the commands on it: data sets, runs and bundles by URI."""
+"""orchestrator/storage/places.py and the commands on it: data sets, runs and bundles by URI."""
 
 import json
 import time
@@ -6,15 +6,16 @@ import time
 import pandas as pd
 import pytest
 
-from models.paths import BundlePaths, DatasetPaths, RunPaths, read_json, read_json_lines
-from orchestrator import inspection, lease, places
-from orchestrator.bundle import load_bundle
-from orchestrator.cli import main
-from orchestrator.dataset import load_dataset
-from orchestrator.launch import record
-from orchestrator.lease import Lease, LeaseLost
-from orchestrator.mirror import Mirror
-from orchestrator.places import (
+from models.files.paths import BundlePaths, DatasetPaths, RunPaths, read_json, read_json_lines
+from orchestrator.cli.cli import main
+from orchestrator.cluster import inspection
+from orchestrator.cluster.probes import missing_folders, remove_probes
+from orchestrator.datasets.dataset import load_dataset
+from orchestrator.inference.bundle import load_bundle
+from orchestrator.storage import lease, places
+from orchestrator.storage.lease import Lease, LeaseLost
+from orchestrator.storage.mirror import Mirror
+from orchestrator.storage.places import (
     address,
     append_line,
     carried_on,
@@ -27,9 +28,9 @@ from orchestrator.places import (
     stop_waiting,
     writing,
 )
-from orchestrator.probes import missing_folders, remove_probes
-from orchestrator.staging import stage_bundle, stage_dataset
-from orchestrator.storage import Store
+from orchestrator.storage.staging import stage_bundle, stage_dataset
+from orchestrator.storage.storage import Store
+from orchestrator.training.launch import record
 from tests.nih_like import write_nih_like
 from tests.small_data import disc_films
 from tests.small_run import write_films

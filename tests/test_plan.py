@@ -1,4 +1,4 @@
-"""orchestrator/plan.py: who is trained on what, decided and written before anything starts."""
+"""orchestrator/training/plan.py: who is trained on what, decided and written before anything starts."""
 
 import dataclasses
 
@@ -7,13 +7,13 @@ import pandas as pd
 import pytest
 
 from models.config import TrainConfig
-from models.paths import DatasetPaths, RunPaths, read_json, write_json
-from models.processor import cpu_precision
-from models.targets import PARTS, Targets
-from orchestrator.dataset import hash_file
-from orchestrator.plan import TrainRequest, chosen_targets, plan_run, resolved_config, usable_views
-from pathologies.catalog import CHEXPERT_TARGETS, load_catalog
-from pathologies.labels import LabelPolicy
+from models.data.targets import PARTS, Targets
+from models.files.paths import DatasetPaths, RunPaths, read_json, write_json
+from models.training.processor import cpu_precision
+from orchestrator.datasets.dataset import hash_file
+from orchestrator.training.plan import TrainRequest, chosen_targets, plan_run, resolved_config, usable_views
+from pathologies.findings.catalog import CHEXPERT_TARGETS, load_catalog
+from pathologies.labels.labels import LabelPolicy
 from tests.small_data import SIZE, make_dataset, write_dataset
 
 CATALOG = load_catalog()
@@ -284,7 +284,7 @@ def test_a_folder_that_is_no_data_set(tmp_path):
 
 def test_device_and_precision_are_resolved_once_in_a_run(dataset, tmp_path):
     """On a machine with other flags the same command goes on with what the run began with."""
-    import orchestrator.plan as plan
+    import orchestrator.training.plan as plan
 
     request = TrainRequest(dataset=dataset, out=tmp_path / "run", targets=("pneumonia",))
     first = plan.plan_run(request, "cpu")[0]

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from pathologies.power import (
+from models.statistics.power import (
     HALF_WIDTH,
     Z_95,
     auc_standard_error,

@@ -1,4 +1,4 @@
-"""orchestrator/predict.py: image files in, a table of probabilities out; what cannot be read is listed."""
+"""orchestrator/inference/predict.py: image files in, a table of probabilities out; what cannot be read is listed."""
 
 import shutil
 
@@ -7,12 +7,12 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from models.cache import open_images
-from models.images import load_image
-from models.intensity import INTENSITY_CONTRACTS
-from models.paths import read_json
-from orchestrator.bundle import load_bundle
-from orchestrator.predict import PredictRequest, collect_paths, predict
+from models.data.cache import open_images
+from models.data.images import load_image
+from models.data.intensity import INTENSITY_CONTRACTS
+from models.files.paths import read_json
+from orchestrator.inference.bundle import load_bundle
+from orchestrator.inference.predict import PredictRequest, collect_paths, predict
 from pathologies.errors import InputError
 from tests.coded_films import make
 from tests.damage import damaged, unknown_type, whole_files

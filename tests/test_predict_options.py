@@ -7,13 +7,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from models.metrics import sigmoid
-from models.operating import PROMISE
-from models.reliability import log_odds
-from orchestrator.answers import parse_assignments, threshold_notes, thresholds_of
-from orchestrator.cli import main
-from orchestrator.identity import Asked
-from orchestrator.predict import PredictRequest, predict
+from models.statistics.metrics import sigmoid
+from models.statistics.operating import PROMISE
+from models.statistics.reliability import log_odds
+from orchestrator.cli.cli import main
+from orchestrator.inference.answers import parse_assignments, threshold_notes, thresholds_of
+from orchestrator.inference.identity import Asked
+from orchestrator.inference.predict import PredictRequest, predict
 from tests.small_data import disc_films
 from tests.small_run import FINDINGS, rewrite_bundle, write_films
 from tests.test_dicom import make

@@ -1,4 +1,4 @@
-"""orchestrator/prepare.py: a data set that is complete or resumed, the same bytes for the same input."""
+"""orchestrator/datasets/prepare.py: a data set that is complete or resumed, the same bytes for the same input."""
 
 import fcntl
 import shutil
@@ -14,12 +14,12 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from models.images import load_image, try_load_image
-from models.intensity import INTENSITY_CONTRACT, INTENSITY_CONTRACTS
-from models.paths import DatasetPaths, write_json
-from orchestrator import decoding
-from orchestrator.dataset import load_dataset
-from orchestrator.prepare import PrepareRequest, draw_patients, prepare
+from models.data.images import load_image, try_load_image
+from models.data.intensity import INTENSITY_CONTRACT, INTENSITY_CONTRACTS
+from models.files.paths import DatasetPaths, write_json
+from orchestrator.datasets import decoding
+from orchestrator.datasets.dataset import load_dataset
+from orchestrator.datasets.prepare import PrepareRequest, draw_patients, prepare
 from pathologies.errors import InputError
 from tests.damage import unknown_type, whole_files
 from tests.label_files import write
@@ -295,8 +295,8 @@ def test_a_second_prepare_at_the_same_time_is_refused(request_):
 SLOW_PREPARE = """
 import sys, time
 from pathlib import Path
-from orchestrator import decoding
-from orchestrator.prepare import PrepareRequest, prepare
+from orchestrator.datasets import decoding
+from orchestrator.datasets.prepare import PrepareRequest, prepare
 load = decoding.try_load_image
 def slowly(file, *how):
     time.sleep(0.02)
@@ -334,7 +334,7 @@ def test_a_killed_prepare_goes_on_from_its_finished_shards(request_, tmp_path, d
 
 
 def test_shards_of_another_request_are_not_reused(request_, decoded, monkeypatch):
-    monkeypatch.setattr("orchestrator.prepare.join_shards", lambda *paths: pytest.fail("stopped here"))
+    monkeypatch.setattr("orchestrator.datasets.prepare.join_shards", lambda *paths: pytest.fail("stopped here"))
     with pytest.raises(pytest.fail.Exception):
         prepare(request_)
     monkeypatch.undo()

@@ -1,4 +1,6 @@
-"""models/pretrained.py, architecture.py, suitability.py: weight files of others, transformers, folders, the hub."""
+"""models/network/pretrained.py, architecture.py, suitability.py: weight files of others, transformers, folders,
+the hub.
+"""
 
 import argparse
 import json
@@ -9,15 +11,15 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-from models.architecture import Architecture, architecture
 from models.config import TrainConfig
-from models.network import build_network, initial_network, last_layers
-from models.suitability import require_films
-from orchestrator.backbones import require_films as require_films_elsewhere
-from orchestrator.bundle import load_bundle, self_test
-from orchestrator.ensemble import EnsembleRequest, build_bundle
-from orchestrator.plan import TrainRequest, plan_run
-from orchestrator.starts import START
+from models.network.architecture import Architecture, architecture
+from models.network.network import build_network, initial_network, last_layers
+from models.network.suitability import require_films
+from orchestrator.ensembling.ensemble import EnsembleRequest, build_bundle
+from orchestrator.inference.bundle import load_bundle, self_test
+from orchestrator.training.backbones import require_films as require_films_elsewhere
+from orchestrator.training.plan import TrainRequest, plan_run
+from orchestrator.training.starts import START
 from tests.fake_run import QUICK
 from tests.small_data import make_dataset
 from tests.small_run import train_inline

@@ -1,4 +1,6 @@
-"""orchestrator/private_ray.py and reach.py: the token's file, what listens where, and who gets into a real training."""
+"""orchestrator/training/private_ray.py and reach.py: the token's file, what listens where, and who gets into a
+real training.
+"""
 
 import http.client
 import os
@@ -16,9 +18,9 @@ import pytest
 
 from bench import attack_surface
 from bench.loopback import loopback
-from orchestrator import reach
-from orchestrator.cluster import connected
-from orchestrator.private_ray import PREFIX, sweep, token_file
+from orchestrator.training import reach
+from orchestrator.training.cluster import connected
+from orchestrator.training.private_ray import PREFIX, sweep, token_file
 from tests.conftest import PROJECT
 from tests.processes import all_gone, command, descendants, environment
 
@@ -40,7 +42,7 @@ def test_the_token_is_for_this_user_alone_new_each_time_and_gone_with_the_block(
 
 KILLED = """
 import os, signal, sys, tempfile
-from orchestrator.private_ray import token_file
+from orchestrator.training.private_ray import token_file
 tempfile.tempdir = sys.argv[1]
 with token_file() as path:
     os.kill(os.getpid(), signal.SIGKILL)

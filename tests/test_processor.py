@@ -1,10 +1,10 @@
-"""models/processor.py: number formats from the processor's flags."""
+"""models/training/processor.py: number formats from the processor's flags."""
 
 from pathlib import Path
 
 import pytest
 
-from models import processor
+from models.training import processor
 
 INTEL = "processor\t: 0\nvendor_id\t: GenuineIntel\nflags\t\t: fpu avx2 avx512_bf16 amx_tile\n\nprocessor\t: 1\n"
 ARM = "processor\t: 0\nBogoMIPS\t: 50.00\nFeatures\t: fp asimd bf16\n"

@@ -1,4 +1,4 @@
-"""models/ranks.py: two CPU ranks give the gradients of one, a whole training the same figures, and resume."""
+"""models/training/ranks.py: two CPU ranks give the gradients of one, a whole training the same figures, and resume."""
 
 import dataclasses
 
@@ -7,14 +7,14 @@ import pytest
 import torch
 from torch import multiprocessing, nn
 
-from models.batches import Pixels
 from models.config import TrainConfig
-from models.job import run_job
-from models.paths import AttemptPaths, TargetPaths, read_json, read_json_lines, write_json
-from models.ranks import Ranks, _group, share_statistics
-from models.recipe import assemble
-from models.train import Task, train_step
-from orchestrator.sharing import with_ranks
+from models.data.batches import Pixels
+from models.files.paths import AttemptPaths, TargetPaths, read_json, read_json_lines, write_json
+from models.process.job import run_job
+from models.training.ranks import Ranks, _group, share_statistics
+from models.training.recipe import assemble
+from models.training.train import Task, train_step
+from orchestrator.training.sharing import with_ranks
 from tests.small_data import disc_films, make_dataset, make_targets
 
 CONFIG = TrainConfig(backbone="test_resnet", batch_size=16, epochs=3, device="cpu", precision="fp32", mixup=0.4,

@@ -1,4 +1,6 @@
-"""models/rate_range.py and orchestrator/rate_finder.py: a sensible decade, a marked divergence, nothing changed."""
+"""models/training/rate_range.py and orchestrator/tuning/rate_finder.py: a sensible decade, a marked divergence,
+nothing changed.
+"""
 
 import math
 
@@ -6,12 +8,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from models.paths import read_json
-from models.rate_range import Ramp, RangeTest, smooth
-from orchestrator.cli import app
-from orchestrator.mirror import Mirror
-from orchestrator.rate_finder import RateRequest, RateResult, find_rate, suggestions
-from orchestrator.storage import Store
+from models.files.paths import read_json
+from models.training.rate_range import Ramp, RangeTest, smooth
+from orchestrator.cli.cli import app
+from orchestrator.storage.mirror import Mirror
+from orchestrator.storage.storage import Store
+from orchestrator.tuning.rate_finder import RateRequest, RateResult, find_rate, suggestions
 from tests.small_data import make_dataset
 
 SETTINGS = {"backbone": "plain", "batch_size": 16, "precision": "fp32", "device": "cpu"}

@@ -1,14 +1,16 @@
-"""orchestrator/reduction.py, retries.py: out of memory, half the batch goes on, or the outcome says what it needs."""
+"""orchestrator/training/reduction.py, retries.py: out of memory, half the batch goes on, or the outcome says
+what it needs.
+"""
 
 import pytest
 import torch
 
-import models.batches
+import models.data.batches
 from models.config import TrainConfig
-from models.paths import RunPaths, read_json, read_json_lines
-from orchestrator.plan import TrainRequest, plan_run
-from orchestrator.reduction import as_wished, halve
-from orchestrator.retries import MOST_INTERRUPTIONS, Retries
+from models.files.paths import RunPaths, read_json, read_json_lines
+from orchestrator.training.plan import TrainRequest, plan_run
+from orchestrator.training.reduction import as_wished, halve
+from orchestrator.training.retries import MOST_INTERRUPTIONS, Retries
 from tests.small_data import make_dataset
 from tests.small_run import SETTINGS, train_inline
 
@@ -23,7 +25,7 @@ def dataset(tmp_path_factory):
 @pytest.fixture
 def short_of_memory(monkeypatch):
     """After the `after`th batch, a training batch of `films` or more asks the system for memory that no machine has."""
-    whole = models.batches.normalise
+    whole = models.data.batches.normalise
 
     def inject(films, after=0):
         count = [0]
@@ -34,7 +36,7 @@ def short_of_memory(monkeypatch):
                 torch.empty(2**46)
             return whole(batch, *words)
 
-        monkeypatch.setattr(models.batches, "normalise", normalise)
+        monkeypatch.setattr(models.data.batches, "normalise", normalise)
 
     return inject
 

@@ -7,8 +7,8 @@ import pytest
 from sklearn.calibration import calibration_curve
 from sklearn.linear_model import LogisticRegression
 
-from models import reliability
-from models.metrics import sigmoid
+from models.statistics import reliability
+from models.statistics.metrics import sigmoid
 
 
 def calibrated(rows: int, seed: int = 0):

@@ -6,12 +6,12 @@ import sys
 import pytest
 import torch
 
-from models.paths import TargetPaths, read_json
+from models.files.paths import TargetPaths, read_json
 from tests.conftest import PROJECT
 from tests.small_data import make_dataset
 from tests.test_job import prepare_target, train
 
-CHILD = """import sys; from pathlib import Path; from models.job import run_job
+CHILD = """import sys; from pathlib import Path; from models.process.job import run_job
 print("ready", flush=True); sys.stdin.readline()
 run_job(Path(sys.argv[1]), Path(sys.argv[2]))"""
 RECIPES = {

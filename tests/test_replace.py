@@ -1,4 +1,4 @@
-"""orchestrator/replace.py: one finding replaced, the others as they were to the byte."""
+"""orchestrator/ensembling/replace.py: one finding replaced, the others as they were to the byte."""
 
 import json
 import shutil
@@ -6,12 +6,12 @@ import shutil
 import numpy as np
 import pytest
 
-from models.paths import read_json
-from orchestrator.bundle import load_bundle, self_test
-from orchestrator.cli import app
-from orchestrator.ensemble import EnsembleRequest, build_bundle
-from orchestrator.predict import PredictRequest, predict
-from orchestrator.replace import ReplaceRequest, replace_findings, replacement_table
+from models.files.paths import read_json
+from orchestrator.cli.cli import app
+from orchestrator.ensembling.ensemble import EnsembleRequest, build_bundle
+from orchestrator.ensembling.replace import ReplaceRequest, replace_findings, replacement_table
+from orchestrator.inference.bundle import load_bundle, self_test
+from orchestrator.inference.predict import PredictRequest, predict
 from tests.fake_run import QUICK, make_fake_dataset, make_logits, make_truth, usual_logits, write_fake_run
 from tests.small_data import disc_films
 from tests.small_run import rewrite_bundle, write_films

@@ -1,12 +1,12 @@
-"""models/resident.py: films reach the device unchanged, whichever way they take."""
+"""models/data/resident.py: films reach the device unchanged, whichever way they take."""
 
 from dataclasses import replace
 
 import numpy as np
 import torch
 
-from models.batches import Pixels
-from models.resident import gather, resident, send, upload
+from models.data.batches import Pixels
+from models.data.resident import gather, resident, send, upload
 
 FILMS = np.random.default_rng(0).integers(0, 256, (7, 8, 8), dtype=np.uint8)
 ROWS = np.array([5, 0, 5, 3])
@@ -21,7 +21,7 @@ def test_a_processor_keeps_no_second_copy():
 
 
 def test_an_upload_in_pieces_is_whole(monkeypatch):
-    monkeypatch.setattr("models.resident.CHUNK_BYTES", 2 * 64)
+    monkeypatch.setattr("models.data.resident.CHUNK_BYTES", 2 * 64)
     assert np.array_equal(upload(FILMS, "cpu").numpy(), FILMS)
 
 

@@ -1,4 +1,6 @@
-"""orchestrator/rounds.py: no core idle in the last round, and nothing changed where that cannot be or is not ours."""
+"""orchestrator/training/rounds.py: no core idle in the last round, and nothing changed where that cannot be or
+is not ours.
+"""
 
 import dataclasses
 from pathlib import Path
@@ -7,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from models.config import TrainConfig
-from models.paths import RunPaths
-from orchestrator.plan import Job
-from orchestrator.rounds import whole_rounds
+from models.files.paths import RunPaths
+from orchestrator.training.plan import Job
+from orchestrator.training.rounds import whole_rounds
 
 
 def jobs(count: int, threads: int = 1) -> list[Job]:

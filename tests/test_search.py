@@ -8,18 +8,18 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from models.paths import RunPaths, TargetPaths, read_json, write_json
-from orchestrator.ensemble import finished_targets
-from orchestrator.plan import TrainRequest, plan_run, read_material
-from orchestrator.search import tune_run
-from orchestrator.search_files import (
+from models.files.paths import RunPaths, TargetPaths, read_json, write_json
+from orchestrator.ensembling.ensemble import finished_targets
+from orchestrator.training.plan import TrainRequest, plan_run, read_material
+from orchestrator.training.tuned import read_tuned
+from orchestrator.tuning.search import tune_run
+from orchestrator.tuning.search_files import (
     SearchPaths,
     adopt_trials,
     ranked,
     read_trials,
 )
-from orchestrator.search_plan import SearchRequest, open_search
-from orchestrator.tuned import read_tuned
+from orchestrator.tuning.search_plan import SearchRequest, open_search
 from tests.small_data import make_dataset, write_dataset
 from tests.small_run import SETTINGS, silent, train_inline
 
@@ -71,7 +71,7 @@ def test_every_number_is_finished_and_the_first_has_the_defaults(searched, datas
 
 def test_a_trial_is_scored_on_select_under_the_reference_contract(searched):
     """Whatever a trial's own label policy: its targets hold the reference labels in `select`."""
-    from models.targets import Targets
+    from models.data.targets import Targets
 
     stored = [Targets.load(trial.paths.targets) for trial in read_trials(searched.paths)]
     for one in stored[1:]:
@@ -97,7 +97,7 @@ def test_the_same_command_again_changes_nothing(copied, dataset):
 
 def test_an_interrupted_search_goes_on_to_the_same_trials_and_scores(searched, dataset, tmp_path, monkeypatch):
     """Interrupted in the second trial's second epoch: that trial goes on from its checkpoint, the first is not run."""
-    from orchestrator.search_tune import Halving
+    from orchestrator.tuning.search_tune import Halving
 
     told = Halving.worse
     calls = []

@@ -7,12 +7,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from models.paths import RunPaths, read_json, write_json
-from models.scores import selection_rule
-from orchestrator import search_report
-from orchestrator.plan import read_material
-from orchestrator.search_files import SearchPaths, Trial, read_trials
-from orchestrator.search_report import (
+from models.files.paths import RunPaths, read_json, write_json
+from models.training.scores import selection_rule
+from orchestrator.training.plan import read_material
+from orchestrator.tuning import search_report
+from orchestrator.tuning.search_files import SearchPaths, Trial, read_trials
+from orchestrator.tuning.search_report import (
     COLUMNS,
     compare,
     compare_all,
@@ -21,7 +21,7 @@ from orchestrator.search_report import (
     trials_table,
     write_report,
 )
-from orchestrator.search_space import Dimension
+from orchestrator.tuning.search_space import Dimension
 from tests.small_data import make_dataset
 
 SPACE = (

@@ -12,11 +12,11 @@ import pytest
 from safetensors.numpy import load_file
 
 from models.config import TrainConfig
-from models.job import Superseded, open_task, run_job
-from models.metrics import auc
-from models.paths import DatasetPaths, TargetPaths, read_json_lines, write_json
-from models.targets import Targets
-from models.train import train_target
+from models.data.targets import Targets
+from models.files.paths import DatasetPaths, TargetPaths, read_json_lines, write_json
+from models.process.job import Superseded, open_task, run_job
+from models.statistics.metrics import auc
+from models.training.train import train_target
 from tests.conftest import PROJECT
 from tests.processes import kill_delays
 from tests.small_data import make_dataset, make_targets

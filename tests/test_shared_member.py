@@ -6,13 +6,13 @@ import shutil
 import numpy as np
 import pytest
 
-from models.cache import open_images
-from models.paths import RunPaths, read_json, write_json
-from orchestrator.bundle import load_bundle, self_test
-from orchestrator.cli import app
-from orchestrator.ensemble import EnsembleRequest, build_bundle
-from orchestrator.members import finished_targets, member_table
-from orchestrator.replace import ReplaceRequest, dependants_of, replace_findings
+from models.data.cache import open_images
+from models.files.paths import RunPaths, read_json, write_json
+from orchestrator.cli.cli import app
+from orchestrator.ensembling.ensemble import EnsembleRequest, build_bundle
+from orchestrator.ensembling.members import finished_targets, member_table
+from orchestrator.ensembling.replace import ReplaceRequest, dependants_of, replace_findings
+from orchestrator.inference.bundle import load_bundle, self_test
 from tests.fake_run import QUICK, add_fake_shared, make_fake_dataset, make_logits, make_truth, write_fake_run
 from tests.small_run import rewrite_bundle
 

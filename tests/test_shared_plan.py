@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from models.paths import RunPaths, read_json, read_json_lines, write_json
-from models.targets import Targets
-from orchestrator.cli import app
-from orchestrator.plan import TrainRequest, plan_run
+from models.data.targets import Targets
+from models.files.paths import RunPaths, read_json, read_json_lines, write_json
+from orchestrator.cli.cli import app
+from orchestrator.training.plan import TrainRequest, plan_run
 from tests.small_data import disc_films, make_dataset, write_dataset
 from tests.small_run import SETTINGS, train_inline
 
@@ -73,7 +73,7 @@ def test_what_cannot_be_taught_is_left_out_and_told(dataset, tmp_path):
 
 
 def test_a_findings_own_training_settings_are_left_aside_and_told(dataset, tmp_path):
-    from pathologies.catalog import load_catalog
+    from pathologies.findings.catalog import load_catalog
 
     folder, source = tmp_path / "findings", load_catalog()["edema"]
     folder.mkdir()
@@ -97,7 +97,7 @@ def test_a_findings_own_training_settings_are_left_aside_and_told(dataset, tmp_p
     ],
 )
 def test_settings_of_single_networks_are_refused(dataset, tmp_path, request_, message, monkeypatch):
-    monkeypatch.setattr("orchestrator.plan.tuned_settings", lambda *_: {})
+    monkeypatch.setattr("orchestrator.training.plan.tuned_settings", lambda *_: {})
     with pytest.raises(ValueError, match=message):
         plan(dataset, tmp_path, targets=PAIR, shared=True, **request_)
 
@@ -127,7 +127,7 @@ def test_the_command_trains_it_and_tells(dataset, tmp_path, capsys):
 
 @pytest.mark.ray
 def test_under_ray_it_is_the_same_to_the_byte(dataset, tmp_path):
-    from orchestrator.launch import train_run
+    from orchestrator.training.launch import train_run
 
     settings = SETTINGS | {"epochs": 1}
     train_inline(dataset, tmp_path / "inline", targets=PAIR, shared=True, settings=settings)

@@ -1,4 +1,4 @@
-"""orchestrator/sharing.py: how many trainings fit on a card or a node, and a real peak beside the estimate."""
+"""orchestrator/training/sharing.py: how many trainings fit on a card or a node, and a real peak beside the estimate."""
 
 import dataclasses
 import os
@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from models.config import TrainConfig
-from models.paths import TargetPaths, read_json, write_json
-from orchestrator import inspection
-from orchestrator.memory import Estimate, estimate
-from orchestrator.sharing import cluster_precision, definite_share, gpu_share, memory_request, parse_share
-from orchestrator.verdicts import Machine, slots
+from models.files.paths import TargetPaths, read_json, write_json
+from orchestrator.cluster import inspection
+from orchestrator.cluster.verdicts import Machine, slots
+from orchestrator.training.memory import Estimate, estimate
+from orchestrator.training.sharing import cluster_precision, definite_share, gpu_share, memory_request, parse_share
 from tests.conftest import PROJECT
 from tests.small_data import make_targets, write_dataset
 
@@ -90,7 +90,7 @@ def test_the_estimate_beside_a_measured_peak(tmp_path):
     make_targets(truth).save(paths.targets)
     config = TrainConfig(backbone="resnet10t", batch_size=16, epochs=1, device="cpu", precision="fp32")
     write_json(paths.config, {"config": config.to_dict()})
-    code = "import sys; from pathlib import Path; from models.job import run_job; run_job(*map(Path, sys.argv[1:]))"
+    code = "import sys; from pathlib import Path; from models.process.job import run_job; run_job(*map(Path, sys.argv[1:]))"
     subprocess.run([sys.executable, "-c", code, dataset, paths.root], cwd=PROJECT, timeout=900, check=True)
     outcome = read_json(paths.outcome)
     assert outcome["status"] == "ok", outcome["error"]

@@ -8,10 +8,10 @@ import sys
 
 import pytest
 
-from orchestrator import lease as module
-from orchestrator.lease import Lease
-from orchestrator.places import writing
-from orchestrator.storage import Store
+from orchestrator.storage import lease as module
+from orchestrator.storage.lease import Lease
+from orchestrator.storage.places import writing
+from orchestrator.storage.storage import Store
 from tests.conftest import PROJECT
 from tests.processes import wait_for
 
@@ -20,8 +20,8 @@ EXPIRY = (0.1, 0.5)  # renewed every 0.1 s, taken over after 0.5 s
 # As if on another machine: a process of this one that is stopped is seen to live, and never taken over.
 SLEEPER = """
 import os, signal, sys
-from orchestrator import lease
-from orchestrator.places import writing
+from orchestrator.storage import lease
+from orchestrator.storage.places import writing
 
 uri, before = sys.argv[1], int(sys.argv[2])
 lease.Lease.__init__.__defaults__ = (0.1, 0.5)

@@ -1,4 +1,6 @@
-"""models/snapshots.py: further weights of one training; which epochs, to the byte after any kill, and as members."""
+"""models/training/snapshots.py: further weights of one training; which epochs, to the byte after any kill, and
+as members.
+"""
 
 import signal
 import subprocess
@@ -9,19 +11,19 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from models.checkpoint import Progress
 from models.config import TrainConfig
-from models.job import run_job
-from models.paths import AttemptPaths, BundlePaths, RunPaths, TargetPaths, read_json
-from models.recipe import rate_factor
-from models.snapshots import cycle_ends, drop_snapshots, keep_snapshot, snapshot_facts
-from orchestrator.bundle import load_bundle, self_test
-from orchestrator.cli import app
-from orchestrator.dataset import load_dataset
-from orchestrator.ensemble import EnsembleRequest, build_bundle
-from orchestrator.members import bundled_table, finished_targets, member_table
-from orchestrator.replace import ReplaceRequest, replace_findings
-from orchestrator.search_files import SearchPaths, adopt_trials
+from models.files.paths import AttemptPaths, BundlePaths, RunPaths, TargetPaths, read_json
+from models.process.job import run_job
+from models.training.checkpoint import Progress
+from models.training.recipe import rate_factor
+from models.training.snapshots import cycle_ends, drop_snapshots, keep_snapshot, snapshot_facts
+from orchestrator.cli.cli import app
+from orchestrator.datasets.dataset import load_dataset
+from orchestrator.ensembling.ensemble import EnsembleRequest, build_bundle
+from orchestrator.ensembling.members import bundled_table, finished_targets, member_table
+from orchestrator.ensembling.replace import ReplaceRequest, replace_findings
+from orchestrator.inference.bundle import load_bundle, self_test
+from orchestrator.tuning.search_files import SearchPaths, adopt_trials
 from tests.conftest import PROJECT
 from tests.fake_run import QUICK
 from tests.processes import kill_delays

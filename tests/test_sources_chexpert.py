@@ -4,8 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pathologies.catalog import CHEXPERT_TARGETS
-from pathologies.sources import read_labels
+from pathologies.findings.catalog import CHEXPERT_TARGETS
+from pathologies.sources.sources import read_labels
 from tests.chexpert_like import HEADER, write_chexpert_like
 from tests.label_files import check_frame, touch, write
 

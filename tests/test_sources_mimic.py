@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pathologies.catalog import CHEXPERT_TARGETS
-from pathologies.sources import read_labels
+from pathologies.findings.catalog import CHEXPERT_TARGETS
+from pathologies.sources.sources import read_labels
 from tests.label_files import check_frame, touch, write
 
 TWELVE = set(CHEXPERT_TARGETS)

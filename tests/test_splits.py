@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pathologies.shared_splits import apply_split, check_split, share_split
-from pathologies.sources import read_labels
-from pathologies.splits import (
+from pathologies.sources.sources import read_labels
+from pathologies.splits.shared_splits import apply_split, check_split, share_split
+from pathologies.splits.splits import (
     FRACTIONS,
     PARTS,
     assign_parts,

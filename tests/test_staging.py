@@ -1,4 +1,4 @@
-"""orchestrator/staging.py: once per node, whole, checked, and making room without touching what is in use."""
+"""orchestrator/storage/staging.py: once per node, whole, checked, and making room without touching what is in use."""
 
 import os
 import subprocess
@@ -7,13 +7,13 @@ from collections import namedtuple
 
 import pytest
 
-from models.paths import DatasetPaths
-from orchestrator import staging
-from orchestrator.dataset import load_dataset
-from orchestrator.mirror import Mirror
-from orchestrator.scratch import scratch
-from orchestrator.staging import origin, stage_bundle, stage_dataset
-from orchestrator.storage import Store
+from models.files.paths import DatasetPaths
+from orchestrator.datasets.dataset import load_dataset
+from orchestrator.storage import staging
+from orchestrator.storage.mirror import Mirror
+from orchestrator.storage.scratch import scratch
+from orchestrator.storage.staging import origin, stage_bundle, stage_dataset
+from orchestrator.storage.storage import Store
 from tests.conftest import PROJECT
 from tests.small_data import make_dataset
 
@@ -56,7 +56,7 @@ def test_a_staged_data_set_is_an_ordinary_one(uri, tmp_path, storage):
 
 @pytest.mark.slow
 def test_several_processes_of_a_node_download_once(uri, storage):
-    code = "import sys; from orchestrator.staging import stage_dataset; print(stage_dataset(sys.argv[1]))"
+    code = "import sys; from orchestrator.storage.staging import stage_dataset; print(stage_dataset(sys.argv[1]))"
     words = [sys.executable, "-c", code, uri]
     several = [subprocess.Popen(words, cwd=PROJECT, stdout=subprocess.PIPE, text=True) for _ in range(4)]
     folders = {one.communicate(timeout=120)[0] for one in several}
@@ -130,7 +130,7 @@ def test_a_disk_that_is_too_small_is_told_before_anything_is_written(uri, tmp_pa
 
 
 def test_scratch_of_a_killed_process_is_removed(storage, tmp_path):
-    code = "from orchestrator.scratch import scratch; import os\nwith scratch('x') as root:\n os.kill(os.getpid(), 9)"
+    code = "from orchestrator.storage.scratch import scratch; import os\nwith scratch('x') as root:\n os.kill(os.getpid(), 9)"
     subprocess.run([sys.executable, "-c", code], cwd=PROJECT, timeout=60, check=False)
     above = tmp_path / "cache" / "scratch"
     assert len(list(above.iterdir())) == 2

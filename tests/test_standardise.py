@@ -1,4 +1,4 @@
-"""models/standardise.py: what of a film's exposure and shading still reaches the network."""
+"""models/network/standardise.py: what of a film's exposure and shading still reaches the network."""
 
 from dataclasses import replace
 
@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from models.augment import augment
-from models.batches import normalise
 from models.config import TrainConfig
-from models.network import build_network
-from models.standardise import EMPTY_FILM, EMPTY_PART, INSIDE, WINDOW, film_area, standardised, with_film_area
+from models.data.batches import normalise
+from models.network.network import build_network
+from models.network.standardise import EMPTY_FILM, EMPTY_PART, INSIDE, WINDOW, film_area, standardised, with_film_area
+from models.training.augment import augment
 
 OWN = ("film", "local", *INSIDE)
 

@@ -1,4 +1,4 @@
-"""orchestrator/storage.py against a real S3 server on loopback."""
+"""orchestrator/storage/storage.py against a real S3 server on loopback."""
 
 import contextlib
 import resource
@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator import storage as module
-from orchestrator.storage import StorageError, Store, insist, is_remote, parse_place
+from orchestrator.storage import storage as module
+from orchestrator.storage.storage import StorageError, Store, insist, is_remote, parse_place
 
 
 def test_places_are_folders_or_uris():

@@ -1,4 +1,6 @@
-"""orchestrator/packing.py and submit.py: what travels, which words are sent, and a real cluster of two raylets."""
+"""orchestrator/cluster/packing.py and submit.py: what travels, which words are sent, and a real cluster of two
+raylets.
+"""
 
 import re
 import shlex
@@ -13,9 +15,10 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator import cluster, submit
-from orchestrator.packing import BESIDE, PACKAGES, pack, package_lines, survey
-from orchestrator.private_ray import private_ray
+from orchestrator.cluster import submit
+from orchestrator.cluster.packing import BESIDE, PACKAGES, pack, package_lines, survey
+from orchestrator.training import cluster
+from orchestrator.training.private_ray import private_ray
 from tests.conftest import PROJECT
 from tests.processes import hilum_words, quiet_environment, wait_for
 from tests.proxy import Proxy
@@ -44,7 +47,7 @@ def checkout(tmp_path):
     return root
 
 
-CODE = ("models/job.py", "orchestrator/cli.py", "pathologies/edema.py", "pathologies/edema.toml")
+CODE = ("models/process/job.py", "orchestrator/cli/cli.py", "pathologies/edema.py", "pathologies/edema.toml")
 
 
 def test_nothing_but_the_code_travels(checkout, tmp_path):
@@ -52,7 +55,7 @@ def test_nothing_but_the_code_travels(checkout, tmp_path):
     pack(package, tmp_path / "checkout.zip")
     with zipfile.ZipFile(tmp_path / "checkout.zip") as archive:
         assert sorted(archive.namelist()) == sorted([*CODE, *BESIDE])
-        assert archive.read("models/job.py") == b"x"
+        assert archive.read("models/process/job.py") == b"x"
     assert package.left_out == {
         "models/.env": "neither code nor package data", "models/films": "a folder", "models/passwords.py": "a link",
         "models/token.txt": "neither code nor package data", "orchestrator/a.toml": "neither code nor package data",
@@ -108,7 +111,7 @@ def test_what_travels_is_what_is_installed():
         name: set(data.get(name, ())) for name in settings["packages"]
     }
     package = survey(PROJECT)
-    assert {"orchestrator/cli.py", "models/job.py", "pathologies/edema.toml", *BESIDE} <= set(package.files)
+    assert {"orchestrator/cli/cli.py", "models/process/job.py", "pathologies/edema.toml", *BESIDE} <= set(package.files)
     assert package.size < 5 * 2**20
 
 
@@ -307,7 +310,7 @@ def dashboard(raylets):
 def test_a_driver_that_connects_ships_the_same_files(raylets):
     code = """
 import os, sys
-from orchestrator.cluster import connected
+from orchestrator.training.cluster import connected
 with connected(sys.argv[1]) as ray:
     look = ray.remote(lambda: [os.path.join(at, name)[2:] for at, _, names in os.walk(".") for name in names])
     print(*ray.get(look.remote()), sep="\\n")

@@ -4,9 +4,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from orchestrator import tables
-from orchestrator.alignment import align
-from orchestrator.tables import Columns, read_table, read_truth
+from orchestrator.evaluation.alignment import align
+from orchestrator.inference import tables
+from orchestrator.inference.tables import Columns, read_table, read_truth
 
 STUDIES = [f"patient{64741 + number}/study1" for number in range(6)]
 

@@ -1,4 +1,6 @@
-"""models/takeover.py: a new attempt goes on from the newest checkpoint that is whole, and ends at the same bytes."""
+"""models/process/takeover.py: a new attempt goes on from the newest checkpoint that is whole, and ends at the
+same bytes.
+"""
 
 import os
 import signal
@@ -7,8 +9,8 @@ import sys
 
 import pytest
 
-from models.job import run_job
-from models.paths import TEMPORARY_PREFIX, TargetPaths, read_json
+from models.files.paths import TEMPORARY_PREFIX, TargetPaths, read_json
+from models.process.job import run_job
 from tests.conftest import PROJECT
 from tests.test_job import prepare_target, train, undisturbed_weights
 
@@ -26,7 +28,7 @@ def replace(source, goal):
         os.kill(os.getpid(), signal.SIGKILL)
     whole(source, goal)
 os.replace = replace
-from models.job import run_job
+from models.process.job import run_job
 run_job(Path(sys.argv[1]), Path(sys.argv[2]))
 """
 
@@ -109,8 +111,8 @@ def test_killed_in_the_middle_of_a_checkpoint(dataset, undisturbed, tmp_path):
 
 
 def test_a_hung_outcome_is_no_end(tmp_path):
-    from models.paths import write_json
-    from models.takeover import ended_as
+    from models.files.paths import write_json
+    from models.process.takeover import ended_as
 
     paths = TargetPaths(tmp_path)
     assert ended_as(tmp_path) is None
@@ -123,10 +125,10 @@ def test_a_hung_outcome_is_no_end(tmp_path):
 
 def test_a_loss_that_is_no_number_keeps_the_last_good_weights(dataset, tmp_path, monkeypatch):
     """The rate becomes absurd in the third epoch: the outcome says where the second one's weights are."""
-    import models.train
-    from models.weights import load_weights
+    import models.training.train
+    from models.files.weights import load_weights
 
-    normal = models.train.set_learning_rate
+    normal = models.training.train.set_learning_rate
 
     def absurd(optimiser, config, update, total):
         normal(optimiser, config, update, total)
@@ -134,7 +136,7 @@ def test_a_loss_that_is_no_number_keeps_the_last_good_weights(dataset, tmp_path,
             for group in optimiser.param_groups:
                 group["lr"] = 1e38
 
-    monkeypatch.setattr(models.train, "set_learning_rate", absurd)
+    monkeypatch.setattr(models.training.train, "set_learning_rate", absurd)
     outcome = train(dataset, tmp_path / "t", epochs=3)
     paths = TargetPaths(tmp_path / "t")
     assert outcome["status"] == "nan"

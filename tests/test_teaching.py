@@ -1,13 +1,15 @@
-"""orchestrator/teaching.py: how often a training draws which film, in the trainer's own epochs of the planned files."""
+"""orchestrator/training/teaching.py: how often a training draws which film, in the trainer's own epochs of the
+planned files.
+"""
 
 import numpy as np
 import pytest
 
-from models.batches import epoch_order
 from models.config import TrainConfig
-from models.job import run_job
-from models.paths import RunPaths, read_json, read_json_lines
-from models.targets import Targets
+from models.data.batches import epoch_order
+from models.data.targets import Targets
+from models.files.paths import RunPaths, read_json, read_json_lines
+from models.process.job import run_job
 from tests.test_plan import plan, raw_dataset, targets_of
 
 

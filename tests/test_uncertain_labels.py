@@ -1,12 +1,14 @@
-"""orchestrator/uncertain_labels.py: what films with a hedging report could change, beside the figures without them."""
+"""orchestrator/evaluation/uncertain_labels.py: what films with a hedging report could change, beside the
+figures without them.
+"""
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from models import metrics, reliability
-from models.metrics import sigmoid
-from orchestrator.uncertain_labels import measure_uncertain, uncertain_notes, uncertain_table
+from models.statistics import metrics, reliability
+from models.statistics.metrics import sigmoid
+from orchestrator.evaluation.uncertain_labels import measure_uncertain, uncertain_notes, uncertain_table
 
 
 def films():

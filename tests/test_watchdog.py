@@ -1,4 +1,4 @@
-"""models/watchdog.py: real hangs in processes of their own end as an outcome; slow and stopped ones do not."""
+"""models/process/watchdog.py: real hangs in processes of their own end as an outcome; slow and stopped ones do not."""
 
 import os
 import signal
@@ -8,8 +8,8 @@ import time
 
 import pytest
 
-from models.paths import AttemptPaths, TargetPaths, read_json
-from models.watchdog import HUNG, Watchdog
+from models.files.paths import AttemptPaths, TargetPaths, read_json
+from models.process.watchdog import HUNG, Watchdog
 from tests.conftest import PROJECT
 from tests.processes import wait_for
 from tests.small_data import make_dataset
@@ -19,9 +19,9 @@ from tests.test_job import prepare_target
 CHILD = """
 import os, sys
 from pathlib import Path
-import models.batches
-from models.job import run_job
-whole, count = models.batches.normalise, 0
+import models.data.batches
+from models.process.job import run_job
+whole, count = models.data.batches.normalise, 0
 def normalise(*words):
     global count
     count += 1
@@ -29,14 +29,14 @@ def normalise(*words):
         os.mkfifo(sys.argv[3])
         open(sys.argv[3]).read()
     return whole(*words)
-models.batches.normalise = normalise
+models.data.batches.normalise = normalise
 run_job(Path(sys.argv[1]), Path(sys.argv[2]))
 """
 # Only the watchdog, with a sign of life every 50 ms for two seconds; {hang} after the first ten.
 ALONE = """
 import ctypes, sys, time
 from pathlib import Path
-from models.watchdog import Watchdog
+from models.process.watchdog import Watchdog
 dog = Watchdog(Path(sys.argv[1]) / "1" / "stacks.txt", 0.8, lambda stacks: None)
 dog.start()
 for number in range(40):

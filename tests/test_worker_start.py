@@ -1,4 +1,4 @@
-"""orchestrator/worker_start.py: a worker begins as by Ray's own command, without a Ray imported on the way."""
+"""orchestrator/training/worker_start.py: a worker begins as by Ray's own command, without a Ray imported on the way."""
 
 import json
 import subprocess
@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator import worker_start
-from orchestrator.worker_start import CONTEXT, command
+from orchestrator.training import worker_start
+from orchestrator.training.worker_start import CONTEXT, command
 
 PROGRAM = ["/ray/default_worker.py", "--node-ip-address=127.0.0.1", "--worker-id=ab"]
 PYTHON = ["--language=PYTHON"]

@@ -1,0 +1,77 @@
+"""`targets.npz`: what a network learns from. Written by orchestrator.training.teaching, read by the trainer;
+numpy only.
+"""
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+
+from models.files.paths import publishing
+
+PARTS = ("train", "select", "calibrate", "test")  # as in pathologies.splits.splits, which a trainer does not import
+
+
+@dataclass(frozen=True, kw_only=True)
+class Targets:
+    """What one network learns from: row i of the arrays is film `row[i]` of the cache.
+
+    value: 1, 0 or a soft value in between; NaN where unknown, and everywhere in `calibrate` and `test`. One target is
+    a vector; the targets of a shared network are the columns of a matrix, even if it is one column.
+    weight: of the same shape, 0 where unknown. draw: how often a film of `train` is drawn, in relation to the others.
+    combination: with sampler=label_vector a number for each combination of findings; empty with any other, and where
+    the file was written before epochs of that sampler were as long as its minimum needs (recipe_version 1).
+    """
+
+    row: np.ndarray  # int64
+    part: np.ndarray  # uint8, index into PARTS
+    value: np.ndarray  # float32
+    weight: np.ndarray  # float32
+    draw: np.ndarray  # float32
+    image_id: np.ndarray  # bytes
+    slugs: np.ndarray = field(default_factory=lambda: np.zeros(0, "S1"))  # bytes: of the columns; empty for a vector
+    combination: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int32))
+
+    @classmethod
+    def load(cls, path: Path) -> "Targets":
+        with np.load(path) as stored:
+            return cls(**{name: stored[name] for name in cls.__dataclass_fields__ if name in stored})
+
+    def save(self, path: Path) -> None:
+        with publishing(path) as temporary:
+            np.savez_compressed(temporary, **{name: getattr(self, name) for name in self.__dataclass_fields__})
+
+    def usable(self, part: str) -> np.ndarray:
+        """Positions with a known target in a part; of several targets, at least one."""
+        known = self.known if self.value.ndim == 1 else self.known.any(axis=1)
+        return np.flatnonzero((self.part == PARTS.index(part)) & known)
+
+    @property
+    def epoch_films(self) -> int:
+        """Films in an epoch, before its last batch is filled."""
+        here = self.usable("train")
+        return round(float(self.draw[here].sum(dtype=np.float64))) if len(self.combination) else len(here)
+
+    @property
+    def known(self) -> np.ndarray:
+        """Which entries of `value` are there to learn from or to judge by."""
+        return (self.weight > 0) & ~np.isnan(self.value)
+
+    @property
+    def outputs(self) -> int | None:
+        """How many columns a shared network has; None for one target."""
+        return None if self.value.ndim == 1 else self.value.shape[1]
+
+    def truth(self, positions: np.ndarray) -> np.ndarray:
+        """The values at these positions; in a matrix NaN where unknown."""
+        if self.value.ndim == 1:
+            return self.value[positions]
+        return np.where(self.weight[positions] > 0, self.value[positions], np.float32("nan"))
+
+    def only(self, column: int) -> "Targets":
+        """One target of a shared network, as a vector."""
+        value, weight = self.value[:, column], self.weight[:, column]
+        return replace(self, value=value, weight=weight, slugs=self.slugs[:0])
+
+    def all_of(self, part: str) -> np.ndarray:
+        return np.flatnonzero(self.part == PARTS.index(part))

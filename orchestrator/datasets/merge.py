@@ -1,0 +1,174 @@
+"""Prepared data sets as one: `hilum merge A B --out C`.
+
+In: DATASET folders of one size. Out: a DATASET folder in which a finding that one of them does not label is unknown for
+its films; the same film in two parts is dropped from the later one. Called by `hilum merge`.
+"""
+
+import contextlib
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from models.files.paths import (
+    TEMPORARY_PREFIX,
+    DatasetPaths,
+    publishing,
+    read_json,
+    remove_temporaries,
+    to_plain,
+    write_json,
+)
+from orchestrator.datasets.dataset import FORMAT, SEAL, Dataset, hash_file, load_dataset, manifest_hash
+from orchestrator.datasets.manifest import describe_pixels, describe_rows
+from orchestrator.datasets.prepare import write_tables
+from orchestrator.storage.scratch import locked
+from pathologies.errors import InputError
+from pathologies.labels.merge import Merged, MergeInput, merge_frames
+from pathologies.splits.leaks import Leaks, find_leaks
+from pathologies.table_files import read_csv_file
+
+CHUNK = 1024  # films copied at once
+ALIKE = ("size", "letterbox", "intensity")
+
+
+def merge(inputs: Sequence[Path], out: Path, on_event: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+    """Write the joined data set and return its manifest. InputError for data sets that do not go together.
+
+    After a kill the same command starts again; onto what it has finished it does nothing.
+    """
+    datasets = [load_dataset(path) for path in inputs]
+    _require_alike(datasets)
+    paths = DatasetPaths(out)
+    _require_usable(paths, datasets)
+    merged = merge_frames([_input(dataset) for dataset in datasets])
+    for note in merged.notes:
+        on_event({"event": "note", "message": note})
+    with _alone(paths):
+        if paths.manifest.exists():  # another has just finished it, or this one was killed just after
+            _require_usable(paths, datasets)
+            manifest = read_json(paths.manifest)
+        else:
+            remove_temporaries(paths.root)
+            manifest = _make(datasets, merged, paths, on_event)
+        paths.merging.unlink(missing_ok=True)
+    return manifest
+
+
+def _require_usable(paths: DatasetPaths, datasets: list[Dataset]) -> None:
+    """InputError unless the folder is new, or this command has finished it, or a killed merge has left it."""
+    there = {path.name for path in paths.root.iterdir()} if paths.root.exists() else set()
+    if paths.manifest.exists():
+        usable = read_json(paths.manifest).get("merged_from") == to_plain(_origins(datasets))
+    else:
+        own = {path.name for path in (paths.labels, paths.images, paths.split, paths.rejected, paths.merging)}
+        left = paths.merging.name in there
+        usable = not there or (left and all(name in own or name.startswith(TEMPORARY_PREFIX) for name in there))
+    if not usable:
+        raise InputError(f"--out {paths.root} is not empty. Give a new folder.")
+
+
+@contextlib.contextmanager
+def _alone(paths: DatasetPaths) -> Iterator[None]:
+    """The lock is the marker: what lies beside it was left by a merge, and whoever holds it may write it again."""
+    with locked(paths.merging, wait=False) as mine:
+        if mine is None:
+            raise InputError(f"Another hilum merge is working on {paths.root}. Wait for it, or give another --out.")
+        yield
+
+
+def _make(
+    datasets: list[Dataset], merged: Merged, paths: DatasetPaths, on_event: Callable[[dict[str, Any]], None]
+) -> dict[str, Any]:
+    images_sha256 = _join(datasets, paths.images, np.ones(len(merged.frame), bool))
+    leaks = _leaks(datasets, merged, paths)
+    rejected = _rejected(datasets, leaks)
+    if not leaks.keep.all():
+        on_event({"event": "note", "message": f"{len(leaks.dropped)} films lie in an earlier part too: dropped"})
+        images_sha256 = _join(datasets, paths.images, leaks.keep)
+    frame, parts = merged.frame[leaks.keep].reset_index(drop=True), merged.parts[leaks.keep]
+    write_tables(paths, frame, parts, rejected)
+    manifest = _describe(datasets, merged, frame, parts)
+    manifest |= {"images_sha256": images_sha256, "labels_sha256": hash_file(paths.labels)}
+    manifest |= {"rejected": dict(Counter(rejected["reason"]))}
+    manifest |= describe_pixels(paths, len(frame), manifest["size"], parts)
+    manifest = to_plain(manifest)
+    manifest |= {SEAL: manifest_hash(manifest)}
+    write_json(paths.manifest, manifest)
+    return manifest
+
+
+def _input(dataset: Dataset) -> MergeInput:
+    return MergeInput(
+        name=str(dataset.root),
+        frame=dataset.read_labels_frame(),
+        parts=dataset.parts(),
+        sources=dataset.manifest["sources"],
+    )
+
+
+def _require_alike(datasets: list[Dataset]) -> None:
+    first = datasets[0] if datasets else None
+    for dataset in datasets[1:]:
+        differing = [name for name in ALIKE if dataset.manifest[name] != first.manifest[name]]
+        if differing:
+            raise InputError(
+                f"{first.root} and {dataset.root} differ in {', '.join(differing)} "
+                f"(sizes {first.manifest['size']} and {dataset.manifest['size']}). Prepare them alike first."
+            )
+        if dataset.manifest["reference_contract"]["closure"] != first.manifest["reference_contract"]["closure"]:
+            raise InputError(f"{first.root} and {dataset.root} have different closure settings. Prepare them alike.")
+
+
+def _join(datasets: list[Dataset], out: Path, keep: np.ndarray) -> str:
+    """Copy the kept films of all, in order; returns the SHA-256."""
+    digest, at = hashlib.sha256(), 0
+    with publishing(out) as temporary, temporary.open("wb") as stream:
+        for dataset in datasets:
+            images = dataset.images()
+            for start in range(0, len(images), CHUNK):
+                films = images[start : start + CHUNK]
+                data = films[keep[at : at + len(films)]].tobytes()
+                at += len(films)
+                digest.update(data)
+                stream.write(data)
+    return digest.hexdigest()
+
+
+def _leaks(datasets: list[Dataset], merged: Merged, paths: DatasetPaths) -> Leaks:
+    size = datasets[0].manifest["size"]
+    images = np.memmap(paths.images, np.uint8, mode="r", shape=(len(merged.frame), size, size))
+    return find_leaks(merged.frame, merged.parts, images)
+
+
+def _rejected(datasets: list[Dataset], leaks: Leaks) -> pd.DataFrame:
+    tables = [read_csv_file(dataset.paths.rejected, dtype="str", keep_default_na=False) for dataset in datasets]
+    return pd.concat([*tables, leaks.dropped[["image", "reason"]]], ignore_index=True)
+
+
+def _describe(datasets: list[Dataset], merged: Merged, frame: pd.DataFrame, parts: np.ndarray) -> dict[str, Any]:
+    first = datasets[0].manifest
+    facts = describe_rows(frame, parts, merged.findings)
+    return {
+        **facts,
+        "format": FORMAT,
+        "source": "merged",
+        "sources": {name: list(slugs) for name, slugs in merged.sources.items()},
+        "merged_from": _origins(datasets),
+        **{name: first[name] for name in (*ALIKE, "fractions", "seed", "fold")},
+        "label_file_sha256": None,
+        "filters": {},
+        "dropped": {},
+    }
+
+
+def _origins(datasets: list[Dataset]) -> list[dict[str, Any]]:
+    kept = ("labels_sha256", "images_sha256", "split_hash", "source", "fractions", "seed", "fold")
+    return [
+        {"label_codes": dataset.manifest.get("label_codes"), **{name: dataset.manifest[name] for name in kept}}
+        for dataset in datasets
+    ]

@@ -1,0 +1,151 @@
+"""A folder made anew as a whole: built beside the one that is there, and put in its place in one step.
+
+In: the folder's name. Out: an empty folder beside it, on the same file system, which takes the name when the block ends
+well; until then, after any failure and after a kill, what was there stays as it was. Called by whatever writes a
+bundle; readers call `recover`. Folders of killed builds are removed by the next build under the same name.
+"""
+
+import contextlib
+import ctypes
+import errno
+import logging
+import os
+import re
+import secrets
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from models.files.paths import TEMPORARY_PREFIX
+from orchestrator.storage.scratch import locked
+from pathologies.errors import InputError
+
+log = logging.getLogger(__name__)
+AT_FDCWD, RENAME_EXCHANGE = -100, 2  # of Linux's renameat2(2)
+ATTEMPTS = 3  # somebody else may put a folder of the same name in place between two renames
+
+
+@contextlib.contextmanager
+def building(goal: Path) -> Iterator[Path]:
+    """An empty folder beside `goal` that replaces it when the block ends well. Errors: InputError for a bad place."""
+    goal = Path(goal).resolve()  # a link to a folder stays a link, to the new one
+    recover(goal)
+    _require_place(goal)
+    _sweep(goal)
+    with _own_folder(goal) as build:
+        try:
+            yield build
+            _sync_tree(build)
+            _put_in_place(build, goal)
+        finally:
+            shutil.rmtree(build, ignore_errors=True)  # of a failure, or what was at `goal` before
+
+
+def recover(goal: Path) -> None:
+    """Put back what a kill between two renames left aside; nothing to do where one step exchanges two folders."""
+    goal = Path(goal).resolve()
+    aside = _aside(goal)
+    if aside.is_dir() and not goal.exists():
+        with contextlib.suppress(OSError):  # a reader may not be allowed to; then there is nothing at `goal`
+            os.rename(aside, goal)
+            log.warning("%s is back as it was: a command that replaced it was killed", goal)
+
+
+def _require_place(goal: Path) -> None:
+    if goal.exists() and not goal.is_dir():
+        raise InputError(f"{goal} is a file. Give a folder.")
+    if os.path.ismount(goal):
+        raise InputError(f"{goal} is a mount point, which cannot be replaced as a whole. Give a folder below it.")
+    if Path.cwd().is_relative_to(goal):
+        raise InputError(f"{goal} is replaced as a whole, and this command was given in it. Give it from elsewhere.")
+    goal.parent.mkdir(parents=True, exist_ok=True)
+    if not os.access(goal.parent, os.W_OK | os.X_OK):
+        raise InputError(f"{goal} is built in the folder above it, where you may not write. Give another folder.")
+
+
+@contextlib.contextmanager
+def _own_folder(goal: Path) -> Iterator[Path]:
+    """A new folder and the lock that says that its process lives."""
+    while True:
+        build = goal.with_name(f"{TEMPORARY_PREFIX}{goal.name}-{secrets.token_hex(6)}")
+        lock = _lock_of(build)
+        with locked(lock):
+            build.mkdir()
+            if not lock.exists():  # a sweeper took it in the moment before it was locked
+                build.rmdir()
+                continue
+            try:
+                yield build
+            finally:
+                lock.unlink(missing_ok=True)
+            return
+
+
+def _sweep(goal: Path) -> None:
+    """Remove what killed builds left, and what stood here before a swap that was killed afterwards."""
+    name = re.compile(rf"{re.escape(TEMPORARY_PREFIX + goal.name)}-[0-9a-f]{{12}}(\.lock)?")
+    names = {path.name.removesuffix(".lock") for path in goal.parent.iterdir() if name.fullmatch(path.name)}
+    for build in map(goal.with_name, sorted(names)):
+        with locked(_lock_of(build), wait=False) as mine:
+            if mine is not None:
+                log.info("removing %s, which a killed process left", build)
+                shutil.rmtree(build, ignore_errors=True)
+                _lock_of(build).unlink(missing_ok=True)
+    if goal.exists():
+        shutil.rmtree(_aside(goal), ignore_errors=True)
+
+
+def _put_in_place(build: Path, goal: Path) -> None:
+    for attempt in range(ATTEMPTS):
+        if goal.exists():
+            if _exchange(build, goal):
+                break
+            shutil.rmtree(_aside(goal), ignore_errors=True)
+            os.rename(goal, _aside(goal))  # a kill from here to the next line: `recover`
+        try:
+            os.rename(build, goal)
+            shutil.rmtree(_aside(goal), ignore_errors=True)
+            break
+        except OSError as error:
+            recover(goal)
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST) or attempt == ATTEMPTS - 1:
+                raise
+    _sync_folder(goal.parent)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Let two folders change names in one step; False where the system or the file system has no such step."""
+    call = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    names = (AT_FDCWD, os.fsencode(one), AT_FDCWD, os.fsencode(other))
+    return call is not None and call(*names, RENAME_EXCHANGE) == 0
+
+
+def _sync_tree(root: Path) -> None:
+    """A folder that took a name must be whole even after a power cut."""
+    for folder, _, names in os.walk(root):
+        for name in names:
+            descriptor = os.open(Path(folder) / name, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+        _sync_folder(Path(folder))
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:  # some network file systems cannot; the rename stands
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS):
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def _lock_of(build: Path) -> Path:
+    return build.with_name(f"{build.name}.lock")
+
+
+def _aside(goal: Path) -> Path:
+    return goal.with_name(f"{TEMPORARY_PREFIX}{goal.name}-previous")

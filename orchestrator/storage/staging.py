@@ -1,0 +1,170 @@
+"""Data sets and bundles of object storage, brought to this node once and shared by all its processes.
+
+In: the URI of a complete DATASET or BUNDLE. Out: a folder of the cache with the same files, named by the hash of its
+marker (`manifest.json`, `bundle.json`), which holds the hashes of the rest. Called by training processes, the driver
+and the commands. One process downloads, under a lock, the others wait for it; the contents are hashed once, before the
+folder appears under its name. What was used longest ago makes room; what a living process uses is never removed, and
+files are unlinked, never cut short: a map of them stays whole.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import secrets
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO, Any
+
+from models.files.paths import TEMPORARY_PREFIX, BundlePaths, DatasetPaths, write_json
+from orchestrator.storage.scratch import VARIABLE, cache_root, locked, take_lock
+from orchestrator.storage.storage import Entry, Store, is_remote
+from pathologies.errors import InputError
+
+log = logging.getLogger(__name__)
+LIMIT = "HILUM_CACHE_GB"
+SPARE = 0.02  # of the disk, left free
+ORIGIN = ".origin.json"  # beside the files: where they came from
+MANIFEST = DatasetPaths(Path()).manifest.name
+DESCRIPTION = BundlePaths(Path()).bundle.name
+_in_use: dict[Path, IO[str]] = {}  # shared locks, held until this process ends
+
+
+def stage_dataset(place: Path | str) -> Path:
+    """The folder to read: `place` itself, or where it is staged. Errors: FileNotFoundError, StorageError, no room."""
+    return stage(place, MANIFEST) if is_remote(place) else Path(place)
+
+
+def stage_bundle(place: Path | str) -> Path:
+    return stage(place, DESCRIPTION) if is_remote(place) else Path(place)
+
+
+def stage(uri: str, marker: str) -> Path:
+    """Bring the folder at `uri` here, unless this very content is here already."""
+    store = Store(uri).check()
+    content = _read_marker(store, marker)
+    above = cache_root() / "staged"
+    folder = above / hashlib.sha256(content).hexdigest()[:32]
+    if folder not in _in_use:
+        _in_use[folder] = take_lock(folder.with_suffix(".used"), shared=True)
+    os.utime(folder.with_suffix(".used"))
+    if not folder.is_dir():
+        with locked(folder.with_suffix(".lock")):
+            if not folder.is_dir():
+                _bring(store, marker, content, folder)
+    if origin(folder) != uri:  # the same content lies in two places; the one asked for last is told
+        write_json(folder / ORIGIN, {"uri": uri})
+    return folder
+
+
+def origin(folder: Path) -> str | None:
+    """The URI that a staged folder was brought from; None for any other folder."""
+    try:
+        return json.loads((Path(folder) / ORIGIN).read_text(encoding="utf-8"))["uri"]
+    except (OSError, ValueError, KeyError):
+        return None
+
+
+def _read_marker(store: Store, marker: str) -> bytes:
+    try:
+        return store.read(marker)[0]
+    except FileNotFoundError:
+        what, command = ("data set", "prepare") if marker == MANIFEST else ("bundle", "ensemble")
+        raise FileNotFoundError(
+            f"No complete {what} at {store.uri}: it has no {marker}. Correct the URI, or make it: `hilum {command}`."
+        ) from None
+
+
+def _bring(store: Store, marker: str, content: bytes, folder: Path) -> None:
+    entries = {name: entry for name, entry in store.list().items() if not Path(name).name.startswith(".")}
+    make_room(folder.parent, sum(entry.size for entry in entries.values()), store.uri)
+    partial = folder.with_name(f"{TEMPORARY_PREFIX}{secrets.token_hex(6)}")
+    try:
+        for name, entry in entries.items():
+            path = partial / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            store.download(name, path, entry)
+        (partial / marker).write_bytes(content)
+        _check(json.loads(content), marker, partial, store.uri)
+        write_json(partial / ORIGIN, {"uri": store.uri})
+        _sync_files(partial, entries)
+        os.rename(partial, folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _sync_files(root: Path, entries: Mapping[str, Entry]) -> None:
+    """A folder that appeared must be whole even after a power cut."""
+    for name in entries:
+        with (root / name).open("rb+") as file:
+            os.fsync(file.fileno())
+
+
+def _check(described: Mapping[str, Any], marker: str, root: Path, uri: str) -> None:
+    """Compare what was brought with the hashes that the marker holds."""
+    if marker == MANIFEST:
+        paths = DatasetPaths(root)
+        expected = {paths.images: described["images_sha256"], paths.labels: described["labels_sha256"]}
+    else:
+        from orchestrator.inference.bundle_description import check_description
+
+        check_description(described, root, f"{uri}: {marker}")
+        models = [model for entry in described["findings"].values() for model in entry["models"]]
+        expected = {root / model["file"]: model["sha256"] for model in models}
+    for path, digest in expected.items():
+        if not path.is_file():
+            raise InputError(f"{uri} lacks {path.relative_to(root)}. Copy it there again.")
+        with path.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+        if found != digest:
+            raise InputError(
+                f"{path.relative_to(root)} of {uri} is not what its {marker} describes (SHA-256 {found[:12]}, "
+                f"not {digest[:12]}). Copy it there again, or make it anew."
+            )
+
+
+def make_room(above: Path, needed: int, uri: str) -> None:
+    """Remove what was used longest ago until `needed` bytes fit. Errors: OSError where they cannot."""
+    above.mkdir(parents=True, exist_ok=True)
+    limit = _limit()
+    removable = sorted(above.glob("*.used"), key=lambda path: path.stat().st_mtime)
+    while True:
+        disk = shutil.disk_usage(above)
+        full = needed > disk.free - SPARE * disk.total
+        if not full and (limit is None or _size(above) + needed <= limit):
+            return
+        if not any(_evict(removable.pop(0)) for _ in range(len(removable))):
+            break
+    if full:
+        raise OSError(
+            f"{uri} takes {needed / 2**30:.2f} GiB, and {above} has {disk.free / 2**30:.2f} GiB free, with nothing to "
+            f"remove that is not in use. Set {VARIABLE} to a folder on a larger disk."
+        )
+    log.warning("%s holds more than %s allows, since all of it is in use", above, LIMIT)
+
+
+def _limit() -> float | None:
+    text = os.environ.get(LIMIT)
+    if not text:
+        return None
+    try:
+        return float(text) * 2**30
+    except ValueError:
+        raise InputError(f"{LIMIT}={text!r} is not a number of GiB.") from None
+
+
+def _evict(used: Path) -> bool:
+    """Remove one staged folder, unless a living process uses it; True where it made room."""
+    with locked(used, wait=False) as mine:
+        folder = used.with_suffix("")
+        if mine is None or not folder.is_dir():
+            return False
+        away = folder.with_name(f"{TEMPORARY_PREFIX}{secrets.token_hex(6)}")
+        os.rename(folder, away)  # from here on nobody finds it, even if the removal is cut short
+        shutil.rmtree(away, ignore_errors=True)
+        return True
+
+
+def _size(above: Path) -> int:
+    return sum(path.stat().st_size for path in above.rglob("*") if path.is_file())

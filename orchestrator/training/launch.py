@@ -1,0 +1,277 @@
+"""Launch: one isolated process per (target, member), whatever happens to any of them.
+
+In: a TrainRequest. Out: finished target folders and a list of results; the files of the run are the truth, Ray is only
+the executor. Called by `hilum train`. `--inline` runs the same function in this process, for tests and debuggers.
+"""
+
+import contextlib
+import dataclasses
+import fcntl
+import logging
+import os
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from models.files.paths import DatasetPaths, RunPaths, append_json_line, read_json, write_json
+from models.files.persistence import Patience
+from orchestrator.storage.places import address, publish, refresh, stop_waiting
+from orchestrator.storage.storage import is_remote
+from orchestrator.training.cluster import ask_to_end, connected, end_tasks, own_cluster, require_room
+from orchestrator.training.effort import longest_first
+from orchestrator.training.environment import process_environment
+from orchestrator.training.lifeline import Lifeline
+from orchestrator.training.memory import estimate
+from orchestrator.training.plan import Job, TrainRequest, plan_run
+from orchestrator.training.retries import INTERRUPTED, Retries
+from orchestrator.training.rounds import whole_rounds
+from orchestrator.training.sharing import cluster_precision, definite_share, memory_request
+from orchestrator.training.watch import Watch
+from orchestrator.training.worker import train_in_worker
+from pathologies.errors import InputError
+
+log = logging.getLogger(__name__)
+POLL_SECONDS = 1.0
+GRACE_SECONDS = 10.0  # for the checkpoint of a training that is asked to end
+OnEvent = Callable[[dict[str, Any]], None]
+
+
+def train_run(request: TrainRequest, on_event: OnEvent) -> list[dict[str, Any]]:
+    """Train what is missing of the run; returns the outcome of every job asked for, in order.
+
+    Events are dicts with `event` (planned, started, epoch, finished, waiting) and `job`. Errors: InputError before
+    anything starts. KeyboardInterrupt ends every child, and the same command goes on from the checkpoints.
+    """
+    run = RunPaths(request.out)
+    with exclusive(run):
+        if request.inline:
+            jobs = plan_run(request, inline_device(), inline_card())
+            _announce(jobs, on_event)
+            _run_inline(request, run, jobs, on_event)
+        else:
+            with connected(request.address) as ray:
+                jobs = _run_on_ray(ray, request, run, on_event)
+        names = [{"job": job.name, "slug": job.slug, "untuned": job.untuned} for job in jobs]
+        return [read_json(job.paths.outcome) | name for job, name in zip(jobs, names, strict=True)]
+
+
+def _run_on_ray(ray: ModuleType, request: TrainRequest, run: RunPaths, on_event: OnEvent) -> list[Job]:
+    device = cluster_device(ray)
+    jobs = plan_run(request, device, cluster_precision(ray))
+    waiting = longest_first([job for job in jobs if not job.finished])
+    gpus = definite_share(ray, request.gpus_per_target, device, request.dataset, [job.config for job in waiting])
+    if waiting:
+        require_room(ray, max(job.config.threads * job.config.ranks for job in waiting), gpus)
+    if own_cluster(request.address):
+        waiting = whole_rounds(waiting, ray.nodes(), gpus)
+    _announce(jobs, on_event)
+    before = _resident_bytes()
+    record(run, {"event": "begin", "jobs": [job.name for job in waiting], "driver_bytes": before})
+    submit, running, watches = Submission(ray, request, gpus), {}, {}
+    try:
+        for job in waiting:
+            job = _begin(job)
+            watches[job.name] = Watch(job)
+            running[submit(job)] = job
+        _follow(ray, run, running, watches, on_event, submit)
+    except KeyboardInterrupt:
+        stop_waiting(run.root)
+        ask_to_end(ray, running, GRACE_SECONDS)
+        raise
+    finally:
+        end_tasks(ray, running)  # only after an interrupt or an error is anything left
+        record(run, {"event": "end", "driver_bytes": _resident_bytes(), "driver_growth": _resident_bytes() - before})
+    return jobs
+
+
+def _begin(job: Job) -> Job:
+    """Its folder is ready for a training: nothing of one with other settings, and no outcome of an earlier try."""
+    if job.replace_earlier:
+        job.replace_earlier()
+    job.paths.outcome.unlink(missing_ok=True)
+    publish(job.paths.root)
+    return dataclasses.replace(job, replace_earlier=None)
+
+
+class Submission:
+    """Hands jobs to Ray, each for a process that has run nothing before and ends with it.
+
+    That takes `max_calls=1` and an environment of its own. The function is one for all jobs of the run: Ray schedules
+    each function by itself, and twelve hundred of them cost it four times as much a job as a hundred and twenty.
+    """
+
+    def __init__(self, ray: ModuleType, request: TrainRequest, gpus: float) -> None:
+        self.ray, self.gpus, self.dataset = ray, gpus, address(request.dataset)
+        self.size, self.films = (read_json(DatasetPaths(request.dataset).manifest)[name] for name in ("size", "images"))
+        self.train = ray.remote(max_calls=1, max_retries=request.retries)(train_in_worker)
+
+    def __call__(self, job: Job) -> Any:
+        """Ray's reference to the job's status."""
+        environment = process_environment(job.config, self.gpus, self.size) | {"HILUM_PROCESS": "training"}
+        task = self.train.options(
+            num_cpus=job.cpus or job.config.threads * job.config.ranks,
+            num_gpus=self.gpus,
+            memory=self._memory(job),
+            name=job.name,
+            runtime_env={"env_vars": environment},
+        )
+        return task.remote(self.dataset, address(job.paths.root))
+
+    def _memory(self, job: Job) -> int | None:
+        """Bytes that Ray reserves for the job; none where no node tells of its memory."""
+        host = estimate(job.config, self.size, self.films).host * job.config.ranks
+        return memory_request(self.ray.nodes(), job.config, self.gpus, host) or None
+
+
+def _follow(
+    ray: ModuleType,
+    run: RunPaths,
+    running: dict[Any, Job],
+    watches: dict[str, Watch],
+    on_event: OnEvent,
+    submit: Callable[[Job], Any],
+) -> None:
+    """Wait for all, passing on what their files tell meanwhile."""
+    lifeline, retries = Lifeline(ray), Retries()
+    while running:
+        lifeline.check()
+        ready, _ = ray.wait(list(running), num_returns=len(running), timeout=POLL_SECONDS)
+        refresh(run.root)
+        for job in running.values():
+            for event in watches[job.name].news():
+                on_event(event)
+        for reference in ready:
+            job = running.pop(reference)
+            refresh(job.paths.root, now=True)
+            again = retries.again(job, _settle(ray, reference, job))
+            if again:
+                job = _start_again(run, *again, on_event)
+                running[submit(job)] = job
+            else:
+                _finished(run, job, on_event)
+
+
+def _start_again(run: RunPaths, job: Job, why: str, on_event: OnEvent) -> Job:
+    publish(job.paths.root)
+    record(run, {"event": "again", "job": job.name, "why": why})
+    on_event({"event": "again", "job": job.name, "why": why})
+    return job
+
+
+def _settle(ray: ModuleType, reference: Any, job: Job) -> str:
+    """The status. A process that died left no outcome: then the death is the outcome."""
+    error: Exception | None = None
+    try:
+        status = ray.get(reference)
+        if status == INTERRUPTED:
+            return status
+        if not job.paths.outcome.exists():  # another process took the job over, and this is its driver no more
+            error = RuntimeError(f"it ended as {status!r} without an outcome")
+    except ray.exceptions.RayError as death:
+        error = death
+    if error and not job.paths.outcome.exists():
+        write_json(job.paths.outcome, _death(job, error, isinstance(error, ray.exceptions.OutOfMemoryError)))
+    return read_json(job.paths.outcome)["status"]
+
+
+def _death(job: Job, error: Exception, memory: bool) -> dict[str, Any]:
+    attempt = job.paths.newest_attempt()
+    advice = "Lower --set batch_size=... or train fewer at once." if memory else "Give the same command again to go on."
+    stacks = attempt.stacks.read_text(encoding="utf-8") if attempt and attempt.stacks.exists() else ""
+    return {
+        "status": "oom" if memory else "hung" if stacks else "died",
+        "error": f"The training process died ({type(error).__name__}). {advice}",
+        "traceback": stacks or str(error)[-4000:],
+        "attempt": attempt.number if attempt else None,
+        "ended": datetime.now(UTC).isoformat(timespec="milliseconds"),
+        **dict.fromkeys(("pid", "host", "started", "peak_memory_bytes", "best_epoch", "select_score")),
+    }
+
+
+def _finished(run: RunPaths, job: Job, on_event: OnEvent) -> None:
+    outcome = read_json(job.paths.outcome)
+    publish(job.paths.root)
+    record(run, {"event": "finished", "job": job.name, **{name: outcome.get(name) for name in
+            ("status", "attempt", "pid", "host", "started", "ended")}})  # fmt: skip
+    on_event({"event": "finished", "job": job.name, "outcome": outcome})
+
+
+def _run_inline(request: TrainRequest, run: RunPaths, jobs: list[Job], on_event: OnEvent) -> None:
+    retries, waiting = Retries(), [job for job in jobs if not job.finished]
+    while waiting:
+        job = _begin(waiting.pop(0))
+        on_event({"event": "started", "job": job.name, "attempt": None})
+
+        def on_epoch(row: dict[str, Any], job: Job = job) -> None:
+            on_event({"event": "epoch", "job": job.name, "row": row, "epochs": job.config.epochs})
+
+        status = _train_here(request, job, on_epoch)
+        again = retries.again(job, status)
+        if again:
+            waiting.insert(0, _start_again(run, *again, on_event))
+        else:
+            _finished(run, job, on_event)
+
+
+def _train_here(request: TrainRequest, job: Job, on_epoch: OnEvent) -> str:
+    from models.process.job import run_job
+    from orchestrator.training.away import train_away
+
+    where = address(job.paths.root)
+    if not is_remote(where):
+        return run_job(Path(request.dataset), job.paths.root, on_epoch, watch_parent=False)["status"]
+    status = train_away(str(request.dataset), where, on_epoch, own_process=False)
+    refresh(job.paths.root, now=True)
+    return status
+
+
+def _announce(jobs: list[Job], on_event: OnEvent) -> None:
+    for job in jobs:
+        on_event({"event": "planned", "job": job.name, "finished": job.finished, "epochs": job.config.epochs,
+                  "note": job.note, "outcome": read_json(job.paths.outcome) if job.finished else None})  # fmt: skip
+
+
+def cluster_device(ray: ModuleType) -> str:
+    return "cuda" if ray.cluster_resources().get("GPU", 0) > 0 else "cpu"
+
+
+def inline_device() -> str:
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def inline_card() -> str:
+    """What precision=auto means on this machine's GPU; of no matter where there is none."""
+    from models.training.device import own_card_precision
+
+    return own_card_precision() if inline_device() == "cuda" else "auto"
+
+
+def _resident_bytes() -> int:
+    with open("/proc/self/statm", encoding="ascii") as stream:
+        return int(stream.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def record(run: RunPaths, event: dict[str, Any]) -> None:
+    line = {"time": round(time.time(), 3), "driver": os.getpid(), **event}
+    Patience().write(partial(append_json_line, run.ledger, line), run.ledger)
+    publish(run.ledger)
+
+
+@contextlib.contextmanager
+def exclusive(run: RunPaths) -> Iterator[None]:
+    """One driver per run; the system lets go of the lock when a driver dies, however it dies."""
+    run.root.mkdir(parents=True, exist_ok=True)
+    with open(run.lock, "a", encoding="ascii") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(
+                f"Another hilum command is working on {run.root}. Wait for it, or give another --out."
+            ) from None
+        yield

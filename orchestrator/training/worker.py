@@ -1,0 +1,32 @@
+"""The body of the remote training task, in a module of its own: the process that runs it loads no pandas.
+
+In: two paths, or URIs. Out: the job's status; everything else is in the job's files. Called by Ray for the launcher.
+"""
+
+import os
+from pathlib import Path
+
+
+def train_in_worker(dataset: str, target: str) -> str:
+    """One call of the plain function."""
+    from models.process.guards import Orphaned
+    from models.process.interrupts import Interrupted
+    from models.process.job import Superseded, run_job
+    from models.process.takeover import ended_as
+    from orchestrator.storage.staging import stage_dataset
+    from orchestrator.storage.storage import is_remote
+    from orchestrator.training.away import train_away
+
+    ended = None if is_remote(target) else ended_as(Path(target))
+    if ended:  # the driver removed the old one: an earlier try ended, and died before it could say so
+        return ended
+    try:
+        if is_remote(target):
+            return train_away(dataset, target)
+        return run_job(stage_dataset(dataset), Path(target))["status"]
+    except Orphaned:
+        os._exit(1)  # an answer may still reach the driver though the raylet is dead; a death is tried again elsewhere
+    except Superseded:
+        return "superseded"
+    except Interrupted:
+        return "interrupted"
