@@ -16,7 +16,7 @@ from pathlib import Path
 
 from bench.loopback import Loopback, Part, below, command, end, started
 from models.config import TrainConfig
-from models.files.paths import DatasetPaths, RunPaths, read_json
+from models.files.layout import DatasetPaths, RunPaths, read_json
 from orchestrator.training.environment import process_environment
 
 PROJECT = Path(__file__).resolve().parent.parent

@@ -27,9 +27,9 @@ from PIL import Image
 
 from models.data.dicom import is_dicom
 from models.data.images import decode
-from orchestrator.cluster.packing import survey
-from orchestrator.text import aligned
-from orchestrator.training import reach
+from orchestrator.cluster.package import survey
+from orchestrator.formatting import aligned
+from orchestrator.training import socket_probe
 from pathologies.errors import InputError
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -63,7 +63,7 @@ def training(folder: Path) -> Iterator[tuple[subprocess.Popen, int]]:
 def _worker(driver: subprocess.Popen, log: Path) -> int:
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline and driver.poll() is None:
-        for one in reach.listeners(reach.process_tree(driver.pid)):
+        for one in socket_probe.listeners(socket_probe.process_tree(driver.pid)):
             if one.process.startswith("ray::pneumonia"):
                 return one.pid
         time.sleep(0.1)
@@ -71,16 +71,16 @@ def _worker(driver: subprocess.Popen, log: Path) -> int:
 
 
 def sockets() -> tuple[list[Table], list[str]]:
-    networks = [address for address in reach.network_addresses() if ":" not in address]
+    networks = [address for address in socket_probe.network_addresses() if ":" not in address]
     with tempfile.TemporaryDirectory(prefix="hilum-reach-") as folder, training(Path(folder)) as (driver, _):
-        found = reach.listeners(reach.process_tree(driver.pid))
+        found = socket_probe.listeners(socket_probe.process_tree(driver.pid))
         head = next((one.port for one in found if one.process == "gcs_server"), None)
         if head is None:
             return [], ["No head of a Ray listens below `hilum train`."]
-        open_to = {one: [each for each in networks if reach.takes_connections(each, one.port)] for one in found}
-        tried = [(address, how) for address in ("127.0.0.1", *networks) for how in reach.STRANGERS]
+        open_to = {one: [each for each in networks if socket_probe.takes_connections(each, one.port)] for one in found}
+        tried = [(address, how) for address in ("127.0.0.1", *networks) for how in socket_probe.STRANGERS]
         with ThreadPoolExecutor() as pool:
-            outcomes = list(pool.map(lambda one: reach.try_client(f"{one[0]}:{head}", one[1]), tried))
+            outcomes = list(pool.map(lambda one: socket_probe.try_client(f"{one[0]}:{head}", one[1]), tried))
     rows = [
         [one.process, str(one.pid), one.address, str(one.port), ", ".join(open_to[one]) or "refused"] for one in found
     ]
@@ -90,7 +90,10 @@ def sockets() -> tuple[list[Table], list[str]]:
     problems += [
         f"A client {how} at {address}: {outcome}."
         for (address, how), outcome in zip(tried, outcomes, strict=True)
-        if outcome not in ((reach.REFUSED,) if address == "127.0.0.1" else (reach.REFUSED, reach.NO_CONNECTION))
+        if outcome
+        not in (
+            (socket_probe.REFUSED,) if address == "127.0.0.1" else (socket_probe.REFUSED, socket_probe.NO_CONNECTION)
+        )
     ]
     if not networks:
         print("This machine has no network address: only loopback was tried.")
@@ -128,7 +131,7 @@ def judge_packed(files: tuple[str, ...], sizes: dict[str, int]) -> tuple[list[Ta
     rows = [[top, str(len(each)), f"{sum(each) / 1024:.0f}"] for top, each in sorted(tops.items())]
     planted = [[name, "SENT" if name in files else "stays"] for name in PLANTED]
     problems = [f"{name} would be sent." for name in PLANTED if name in files]
-    if "orchestrator/cli/cli.py" not in files:
+    if "orchestrator/cli/app.py" not in files:
         problems.append("The code itself would not be sent.")
     return [(("sent", "files", "KiB"), rows), (("planted", ""), planted)], problems
 

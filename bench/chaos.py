@@ -23,8 +23,8 @@ from pathlib import Path
 from bench.attack import Attack, Course, plain_environment, wanted
 from bench.loopback import loopback
 from bench.search_kill import make_phantom
-from models.files.paths import RunPaths, read_json, read_json_lines
-from orchestrator.text import aligned
+from models.files.layout import RunPaths, read_json, read_json_lines
+from orchestrator.formatting import aligned
 from pathologies.findings.catalog import CHEXPERT_TARGETS
 
 SETTINGS = {"backbone": "test_resnet", "batch_size": 16, "learning_rate": 0.003, "dropout": 0.2, "device": "cpu",

@@ -17,18 +17,18 @@ from pathlib import Path
 import numpy as np
 
 from models.config import parse_settings
-from models.files.paths import RunPaths, append_json_line
+from models.files.layout import RunPaths, append_json_line
 from models.statistics import metrics, reliability
 from models.statistics.bootstrap import Interval, PatientBootstrap, interval
 from orchestrator.datasets.prepare import PrepareRequest, prepare
-from orchestrator.ensembling.choosing import patient_power
-from orchestrator.ensembling.ensemble import EnsembleRequest, Material, build_bundle, read_material
+from orchestrator.ensembling.build import EnsembleRequest, Material, build_bundle, read_material
 from orchestrator.ensembling.members import finished_targets, member_table
+from orchestrator.ensembling.selection import patient_power
+from orchestrator.formatting import aligned
 from orchestrator.inference.bundle import Bundle, load_bundle
-from orchestrator.text import aligned
 from orchestrator.training.launch import train_run
 from orchestrator.training.plan import TrainRequest
-from pathologies.phantom.phantom import PhantomConfig, write_phantom
+from pathologies.phantom.writer import PhantomConfig, write_phantom
 
 FRACTIONS = (0.35, 0.08, 0.2, 0.37)  # more calibrate and test than usual: this is a measurement
 LEAST_FILMS, LEAST_GAINS, MOST_ECE, SLOPES = 2000, 10 / 12, 0.05, (0.8, 1.25)

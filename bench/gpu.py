@@ -177,7 +177,7 @@ def faults(results: dict[str, Result]) -> list[str]:
 
 
 def table(titles: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    """As orchestrator.text, which is not asked for here: this runs where only models/ can be imported."""
+    """As orchestrator.formatting, which is not asked for here: this runs where only models/ can be imported."""
     widths = [max(len(line[at]) for line in [titles, *lines]) for at in range(len(titles))]
     shown = [[line[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True))]
              for line in [titles, *lines]]  # fmt: skip

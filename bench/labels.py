@@ -15,12 +15,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from orchestrator.text import aligned
+from orchestrator.formatting import aligned
 from pathologies.findings.catalog import load_catalog
 from pathologies.labels.audit import audit_labels
 from pathologies.labels.filters import filter_frame
-from pathologies.sources.sources import read_labels
-from pathologies.splits.splits import assign_parts, check_disjoint, positive_rates
+from pathologies.sources.registry import read_labels
+from pathologies.splits.assignment import assign_parts, check_disjoint, positive_rates
 
 MOST_AUDIT_SECONDS, MOST_GIGABYTES, MOST_SPLIT_SECONDS, MOST_POINTS = 10, 1.0, 60, 0.5
 

@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from orchestrator.training.cluster import SETTINGS
+from orchestrator.training.ray_session import SETTINGS
 
 MARK = "HILUM_LOOPBACK"
 STORE_BYTES = 80 * 2**20

@@ -25,9 +25,9 @@ import numpy as np
 
 from bench.sides import Setup, answer, ask, started
 from models.config import TrainConfig
-from models.files.paths import TargetPaths, read_json, write_json
-from models.training.processor import cpu_precision
-from orchestrator.text import aligned
+from models.files.layout import TargetPaths, read_json, write_json
+from models.training.cpu_features import cpu_precision
+from orchestrator.formatting import aligned
 from orchestrator.training.environment import process_environment
 from orchestrator.training.memory import estimate
 

@@ -24,8 +24,8 @@ from pathlib import Path
 from typing import Any
 
 from models.config import TrainConfig
-from models.files.paths import DatasetPaths, RunPaths, read_json, read_json_lines
-from orchestrator.text import aligned
+from models.files.layout import DatasetPaths, RunPaths, read_json, read_json_lines
+from orchestrator.formatting import aligned
 from orchestrator.training.environment import process_environment
 from orchestrator.training.plan import TrainRequest, plan_run
 from pathologies.findings.catalog import CHEXPERT_TARGETS

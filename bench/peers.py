@@ -31,11 +31,11 @@ from bench.sides import cores
 from models.config import TrainConfig
 from models.data.cache import open_images
 from models.data.targets import PARTS, Targets
-from models.files.paths import DatasetPaths, RunPaths, read_json
+from models.files.layout import DatasetPaths, RunPaths, read_json
 from models.statistics.bootstrap import Interval, PatientBootstrap, interval
-from models.training.processor import cpu_precision
+from models.training.cpu_features import cpu_precision
 from orchestrator.datasets.prepare import PrepareRequest, prepare
-from orchestrator.text import aligned
+from orchestrator.formatting import aligned
 from orchestrator.training.plan import TrainRequest, plan_run
 from pathologies.findings.catalog import load_catalog
 

@@ -32,16 +32,16 @@ from sklearn.cluster import KMeans
 from sklearn.decomposition import PCA
 
 from models.config import parse_settings
-from models.files.paths import RunPaths, append_json_line, write_json, write_text
+from models.files.layout import RunPaths, append_json_line, write_json, write_text
 from models.statistics import metrics
 from models.statistics.bootstrap import Interval, PatientBootstrap, interval
 from models.statistics.metrics import sigmoid
-from models.training.processor import cpu_precision
+from models.training.cpu_features import cpu_precision
 from orchestrator.datasets.prepare import PrepareRequest, prepare
-from orchestrator.text import aligned
+from orchestrator.formatting import aligned
 from orchestrator.training.launch import train_run
 from orchestrator.training.plan import TrainRequest
-from pathologies.splits.shared_splits import share_split
+from pathologies.splits.sharing import share_split
 
 DATA = Path(os.environ.get("HILUM_TEST_DATA", "../shared/data")) / "pneumoniamnist.npz"
 READS = Path(__file__).with_name("pneumoniamnist_reads.jsonl")

@@ -19,12 +19,12 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 from unittest import mock
 
-from models.files.paths import RunPaths, TargetPaths, read_json_lines, write_json
-from orchestrator.text import aligned
+from models.files.layout import RunPaths, TargetPaths, read_json_lines, write_json
+from orchestrator.formatting import aligned
 from orchestrator.training import launch
-from orchestrator.training.cluster import SETTINGS
 from orchestrator.training.plan import TrainRequest
 from orchestrator.training.private_ray import environment, private_ray
+from orchestrator.training.ray_session import SETTINGS
 from pathologies.findings.catalog import CHEXPERT_TARGETS
 
 SIZES, FULL = (12, 120, 1_200), 12_000

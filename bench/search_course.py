@@ -16,8 +16,8 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
-from models.files.paths import RunPaths, TargetPaths, read_json_lines
-from orchestrator.tuning.search_files import SearchPaths
+from models.files.layout import RunPaths, TargetPaths, read_json_lines
+from orchestrator.tuning.trials import SearchPaths
 
 POLL_SECONDS = 0.05
 GRACE_SECONDS = 60  # for the processes of a killed driver to end

@@ -22,11 +22,11 @@ from bench.search_course import (
     wait_for_orphans,
 )
 from models.config import parse_settings
-from models.files.paths import TargetPaths, read_json
-from orchestrator.text import aligned
+from models.files.layout import TargetPaths, read_json
+from orchestrator.formatting import aligned
 from orchestrator.training.plan import read_material
-from orchestrator.tuning.search_files import ranked, read_trials
-from orchestrator.tuning.search_plan import SearchRequest, open_search
+from orchestrator.tuning.study import SearchRequest, open_search
+from orchestrator.tuning.trials import ranked, read_trials
 
 
 @dataclass(kw_only=True)

@@ -44,7 +44,7 @@ class Setup:
 
 def write_films(folder: Path, films: np.ndarray) -> Path:
     """A folder that opens as a data set's cache does: the pixels and what says how many."""
-    from models.files.paths import DatasetPaths, write_json
+    from models.files.layout import DatasetPaths, write_json
 
     folder.mkdir(parents=True)
     paths = DatasetPaths(folder)
@@ -56,13 +56,13 @@ def write_films(folder: Path, films: np.ndarray) -> Path:
 def hilum_steps(setup: Setup, folder: Path) -> Steps:
     """The trainer's own epochs over the memory map: batches, augmentation, optimiser, gathering of the figures."""
     from models.config import TrainConfig
-    from models.data.batches import Pixels
     from models.data.cache import open_images
+    from models.data.loading import Pixels
     from models.data.targets import Targets
-    from models.files.paths import TargetPaths
+    from models.files.layout import TargetPaths
     from models.training.checkpoint import Progress
-    from models.training.recipe import assemble
-    from models.training.train import Task, train_epoch
+    from models.training.loop import Task, train_epoch
+    from models.training.optimisation import assemble
 
     images = open_images(setup.data)
     config = TrainConfig(backbone=setup.backbone, batch_size=setup.batch, threads=setup.threads, epochs=10**6,

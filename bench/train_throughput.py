@@ -23,8 +23,8 @@ import numpy as np
 from PIL import Image
 
 from bench.sides import Setup, cores, rate, write_films
-from models.training.processor import cpu_precision
-from orchestrator.text import aligned
+from models.training.cpu_features import cpu_precision
+from orchestrator.formatting import aligned
 
 OF_LIMIT, OF_CLASSIC, OF_SAME_FORMAT = 0.92, 2.2, 1.0
 LARGE = 1024  # side of the PNG films, as NIH gives them out
@@ -84,7 +84,7 @@ def draw(folder: Path, count: int, size: int, large: int = LARGE) -> None:
     """The same phantom films as a cache, as JPEG of the network's size and as large PNG; what is there is kept."""
     if (folder / "cache" / "manifest.json").exists():
         return
-    from pathologies.phantom.phantom import PhantomConfig, write_phantom
+    from pathologies.phantom.writer import PhantomConfig, write_phantom
 
     shutil.rmtree(folder / "phantom", ignore_errors=True)
     write_phantom(folder / "phantom", PhantomConfig(patients=count, size=large, workers=cores()))

@@ -23,16 +23,16 @@ import pandas as pd
 
 from bench.sides import cores
 from models.config import parse_settings
-from models.files.paths import RunPaths, append_json_line
+from models.files.layout import RunPaths, append_json_line
 from models.statistics import calibration
 from models.statistics.bootstrap import Interval, PatientBootstrap, interval
 from models.statistics.reliability import log_odds
 from orchestrator.datasets.prepare import PrepareRequest, prepare
-from orchestrator.ensembling.ensemble import Material, read_material
+from orchestrator.ensembling.build import Material, read_material
 from orchestrator.ensembling.members import finished_targets, mean_logits
-from orchestrator.evaluation.run_comparison import BLEND, against_the_better, problem_of, signed
-from orchestrator.evaluation.run_cost import Cost, cost_of
-from orchestrator.text import aligned
+from orchestrator.evaluation.compare_runs import BLEND, against_the_better, problem_of, signed
+from orchestrator.evaluation.training_cost import Cost, cost_of
+from orchestrator.formatting import aligned
 from orchestrator.training.launch import train_run
 from orchestrator.training.plan import TrainRequest
 

@@ -16,9 +16,9 @@ from safetensors.torch import load
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.data.batches import normalise
-from models.network.network import build_network
-from models.statistics.blends import Blend
+from models.data.loading import normalise
+from models.network.builder import build_network
+from models.statistics.blending import Blend
 from models.statistics.calibration import Calibration
 from pathologies.errors import InputError
 

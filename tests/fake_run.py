@@ -8,10 +8,10 @@ from safetensors.torch import save_file
 from torch import manual_seed
 
 from models.config import TrainConfig
-from models.files.paths import RunPaths, read_json, write_json
-from models.network.network import build_network
-from orchestrator.ensembling.choosing import ChoosingSettings
-from orchestrator.ensembling.fitting import FitSettings
+from models.files.layout import RunPaths, read_json, write_json
+from models.network.builder import build_network
+from orchestrator.ensembling.calibration_fit import FitSettings
+from orchestrator.ensembling.selection import ChoosingSettings
 from tests.small_data import disc_films, label_frame, parts_of, write_dataset
 
 QUICK = FitSettings(resamples=200, choosing=ChoosingSettings(folds=3, resamples=500))

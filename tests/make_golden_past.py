@@ -21,8 +21,8 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from models.config import TrainConfig
-from models.network.network import build_network
-from orchestrator.cli.cli import main
+from models.network.builder import build_network
+from orchestrator.cli.app import main
 
 ROOT = Path("/tmp/hilum-golden")  # a run remembers where its data set lies: the same place on every machine
 TARGETS = "pleural_effusion,lung_opacity"

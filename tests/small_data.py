@@ -8,9 +8,9 @@ import pandas as pd
 
 from models.data.intensity import INTENSITY_CONTRACT
 from models.data.targets import PARTS, Targets
-from models.files.paths import DatasetPaths, write_json
-from pathologies.labels.labels import reference_contract
-from pathologies.splits.splits import split_hash
+from models.files.layout import DatasetPaths, write_json
+from pathologies.labels.resolution import reference_contract
+from pathologies.splits.assignment import split_hash
 
 SIZE = 32
 

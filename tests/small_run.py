@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from models.files.paths import BundlePaths
+from models.files.layout import BundlePaths
+from orchestrator.ensembling.build import EnsembleRequest, build_bundle
 from orchestrator.ensembling.bundle_writing import renew_self_test
-from orchestrator.ensembling.ensemble import EnsembleRequest, build_bundle
 from orchestrator.inference.bundle_description import write_description
 from orchestrator.training.launch import train_run
 from orchestrator.training.plan import TrainRequest

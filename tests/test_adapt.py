@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from models.statistics.calibration import Calibration
-from orchestrator.ensembling import shifting
+from orchestrator.ensembling import prior_shift
 from orchestrator.ensembling.adapt import REFITTED, SHIFTED, WITHDRAWN, AdaptRequest, adapt
-from orchestrator.ensembling.ensemble import EnsembleRequest, build_bundle
+from orchestrator.ensembling.build import EnsembleRequest, build_bundle
 from orchestrator.inference.bundle import load_bundle
 from tests.fake_run import QUICK, make_fake_dataset, usual_logits, write_fake_run
 from tests.small_data import disc_films
@@ -193,7 +193,7 @@ ENTRY = {
 
 
 def test_shifted_points():
-    shifted = shifting.shift_entry(ENTRY, 0.05)
+    shifted = prior_shift.shift_entry(ENTRY, 0.05)
     points = shifted["operating_points"]
     assert points["f2"]["threshold"] == pytest.approx(0.3 / 0.7 * (0.05 / 0.95) / (1 / 3) / (1 + 0.3 / 0.7 * 3 / 19))
     expected = 0.05 * 0.9 / (0.05 * 0.9 + 0.95 * 0.2)  # Bayes
@@ -209,17 +209,17 @@ def test_shifted_points():
 
 @given(st.floats(0.01, 0.99), st.floats(-4, 4))
 def test_a_shift_there_and_back_changes_nothing(share, logit):
-    there = ENTRY | shifting.shift_entry(ENTRY, share)
-    back = shifting.shift_entry(there, 0.25)
+    there = ENTRY | prior_shift.shift_entry(ENTRY, share)
+    back = prior_shift.shift_entry(there, 0.25)
     calibrations = [Calibration.from_dict(one["calibration"]) for one in (ENTRY, back)]
     assert calibrations[0].apply(logit) == pytest.approx(calibrations[1].apply(logit))
     assert back["operating_points"]["f2"]["threshold"] == pytest.approx(0.3)
 
 
 def test_estimated_prevalence_is_never_0_or_1():
-    assert shifting.estimate_prevalence(np.array([np.nan]), 0.3) == pytest.approx(0.3)
-    assert 0 < shifting.estimate_prevalence(np.zeros(5), 0.3) < 0.3
-    assert shifting.estimate_prevalence(np.ones(1000), 0.3) == pytest.approx(1, abs=2e-3)
+    assert prior_shift.estimate_prevalence(np.array([np.nan]), 0.3) == pytest.approx(0.3)
+    assert 0 < prior_shift.estimate_prevalence(np.zeros(5), 0.3) < 0.3
+    assert prior_shift.estimate_prevalence(np.ones(1000), 0.3) == pytest.approx(1, abs=2e-3)
 
 
 @pytest.fixture(scope="module")
@@ -319,13 +319,13 @@ def test_a_family_whose_steps_differ_calls_other_films():
                 for at, slug in enumerate(("opacity", "edema"))]  # fmt: skip
         return np.max(odds, axis=0) >= findings["opacity"]["operating_points"]["f2"]["threshold"]
 
-    moved = ENTRY | shifting.shift_entry(ENTRY, 0.05)
+    moved = ENTRY | prior_shift.shift_entry(ENTRY, 0.05)
     alike, alone = {"opacity": moved, "edema": moved}, {"opacity": moved, "edema": ENTRY}
-    assert shifting.off_scale(before, alike, parents) == {}
+    assert prior_shift.off_scale(before, alike, parents) == {}
     assert (called(alike) == called(before)).all()
-    assert shifting.off_scale(before, alone, parents) == {"opacity": ["opacity", "edema"]}
+    assert prior_shift.off_scale(before, alone, parents) == {"opacity": ["opacity", "edema"]}
     assert (called(alone) != called(before)).mean() > 0.1
-    entry = shifting.withdraw_points(alone["opacity"], ["edema"])
+    entry = prior_shift.withdraw_points(alone["opacity"], ["edema"])
     assert [rule for rule, one in entry["operating_points"].items() if one["useful"]] == ["cost(5,1)"]
     assert entry["operating_points"]["f2"]["sensitivity"] is None
     assert (entry["conformal"]["low"], entry["conformal"]["high"]) == (0, 1)

@@ -12,7 +12,7 @@ import pytest
 from pathologies.findings.catalog import CHEXPERT_TARGETS, load_catalog
 from pathologies.labels.audit import AUDIT_HEADER, audit_labels, audit_rows
 from pathologies.labels.filters import filter_frame
-from pathologies.labels.labels import reference_contract
+from pathologies.labels.resolution import reference_contract
 from tests.chexpert_like import COUNTS, SLUGS, as_label_frame, chexpert_like, write_chexpert_like
 
 CATALOG = load_catalog()
@@ -130,7 +130,7 @@ import json, re, sys
 from pathologies.labels.audit import audit_labels
 from pathologies.findings.catalog import load_catalog
 from pathologies.labels.filters import filter_frame
-from pathologies.sources.sources import read_labels
+from pathologies.sources.registry import read_labels
 source = read_labels("chexpert", sys.argv[1])
 report = audit_labels(source.frame, load_catalog(), notes=source.notes)
 kept, dropped = filter_frame(source.frame, frontal=True, first_studies=4, projections=("AP", "PA"))

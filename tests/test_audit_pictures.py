@@ -5,7 +5,7 @@ import resource
 import pytest
 from PIL import Image
 
-from orchestrator.datasets.audit_pictures import write_audit_pictures
+from orchestrator.datasets.audit_plots import write_audit_pictures
 from pathologies.findings.catalog import load_catalog
 from pathologies.labels.audit import audit_labels
 from tests.chexpert_like import as_label_frame, chexpert_like

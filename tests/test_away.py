@@ -1,4 +1,4 @@
-"""orchestrator/training/away.py: attempts, results and checkpoints of a training whose folder lies in object
+"""orchestrator/training/remote_worker.py: attempts, results and checkpoints of a training whose folder lies in object
 storage.
 """
 
@@ -7,14 +7,14 @@ import threading
 
 import pytest
 
-from models.files.paths import RunPaths, write_json
+from models.files.layout import RunPaths, write_json
 from orchestrator.storage.mirror import Mirror
-from orchestrator.storage.places import driving
-from orchestrator.storage.storage import Store
-from orchestrator.training import away
-from orchestrator.training.away import Sender, claim, train_away
+from orchestrator.storage.object_store import Store
+from orchestrator.storage.workspace import driving
+from orchestrator.training import remote_worker
 from orchestrator.training.launch import train_run
 from orchestrator.training.plan import TrainRequest, plan_run
+from orchestrator.training.remote_worker import Sender, claim, train_away
 from tests.small_data import make_dataset
 from tests.small_run import SETTINGS, silent, train_inline
 
@@ -78,13 +78,13 @@ def dataset(tmp_path_factory):
 @pytest.mark.slow
 def test_a_storage_that_is_away_neither_stops_nor_fails_a_training(dataset, storage, tmp_path, monkeypatch):
     """It goes away after the first epoch and comes back only when the training is over and waits to publish."""
-    monkeypatch.setattr(away, "LOOK_SECONDS", 0.02)
+    monkeypatch.setattr(remote_worker, "LOOK_SECONDS", 0.02)
     settings = SETTINGS | {"epochs": 4}
     train_inline(dataset, tmp_path / "here", settings=settings)
     with driving(storage.uri) as run:
         plan_run(TrainRequest(dataset=dataset, out=run, settings=settings), "cpu")
     goal, epochs = f"{storage.uri}/pneumonia/0", []
-    monkeypatch.setattr(away, "Store", lambda uri: Store(uri, patience=0.05))
+    monkeypatch.setattr(remote_worker, "Store", lambda uri: Store(uri, patience=0.05))
 
     def on_epoch(row):
         epochs.append(row["epoch"])
@@ -100,7 +100,7 @@ def test_a_storage_that_is_away_neither_stops_nor_fails_a_training(dataset, stor
 
 @pytest.mark.slow
 def test_a_retry_elsewhere_goes_on_from_the_checkpoint_to_the_same_bytes(dataset, storage, tmp_path, monkeypatch):
-    monkeypatch.setattr(away, "LOOK_SECONDS", 0.02)
+    monkeypatch.setattr(remote_worker, "LOOK_SECONDS", 0.02)
     settings = SETTINGS | {"epochs": 4, "dropout": 0.2}
     train_inline(dataset, tmp_path / "here", settings=settings)
     goal, seen = f"{storage.uri}/pneumonia/0", []

@@ -1,4 +1,4 @@
-"""orchestrator/training/backbones.py and models/network/plain.py: names refused before the launch, and a
+"""orchestrator/training/backbones.py and models/network/small_cnn.py: names refused before the launch, and a
 network to read.
 """
 
@@ -11,9 +11,9 @@ from safetensors.torch import save_file
 
 from models.config import TrainConfig
 from models.network.architecture import OWN
-from models.network.network import build_network, initial_network
-from models.network.plain import WIDTHS, Plain
-from orchestrator.ensembling.ensemble import EnsembleRequest, build_bundle
+from models.network.builder import build_network, initial_network
+from models.network.small_cnn import WIDTHS, Plain
+from orchestrator.ensembling.build import EnsembleRequest, build_bundle
 from orchestrator.inference.bundle import load_bundle, self_test
 from orchestrator.training import backbones
 from orchestrator.training.backbones import WELL_KNOWN, require_backbone
@@ -61,7 +61,8 @@ def test_a_driver_with_a_usual_backbone_loads_no_timm():
 
     from tests.conftest import PROJECT
 
-    code = "import sys, orchestrator.training.launch, orchestrator.training.plan; print('timm' in sys.modules, 'torch' in sys.modules)"
+    code = "import sys, orchestrator.training.launch, orchestrator.training.plan; "
+    code += "print('timm' in sys.modules, 'torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", "False"]
 

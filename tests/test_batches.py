@@ -6,13 +6,13 @@ import torch
 
 from models.config import TrainConfig
 from models.data import targets as targets_module
-from models.data.batches import Pixels, epoch_order, normalise
-from pathologies.splits import splits
+from models.data.loading import Pixels, epoch_order, normalise
+from pathologies.splits import assignment
 from tests.small_data import make_targets
 
 
 def test_parts_are_those_of_the_split():
-    assert tuple(splits.PARTS) == targets_module.PARTS
+    assert tuple(assignment.PARTS) == targets_module.PARTS
 
 
 def test_targets_survive_the_file(tmp_path):

@@ -8,7 +8,7 @@ from bench.attack_surface import PLANTED, answer, generated, judge_packed, judge
 from models.data.images import decode
 from pathologies.errors import InputError
 
-CODE = ("orchestrator/cli/cli.py", "models/training/train.py")
+CODE = ("orchestrator/cli/app.py", "models/training/loop.py")
 
 
 def test_mutations_are_the_same_for_the_same_seed_and_of_three_kinds():

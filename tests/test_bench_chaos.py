@@ -10,7 +10,7 @@ import pytest
 from bench import chaos
 from bench.attack import Course, deck, wanted
 from bench.loopback import below, end_all, environment, marked
-from models.files.paths import RunPaths, append_json_line, write_bytes, write_json
+from models.files.layout import RunPaths, append_json_line, write_bytes, write_json
 from tests.processes import wait_for
 
 COURSE = dict(dataset=None, settings={"epochs": 3}, log=None)

@@ -3,7 +3,7 @@
 import pytest
 
 from bench import overhead, scale
-from models.files.paths import read_json
+from models.files.layout import read_json
 
 
 def measured(jobs: int, seconds: float) -> scale.Measured:

@@ -6,8 +6,8 @@ import pytest
 
 from bench.twelve_or_one import IN_DOMAIN, Row, judge, own, parse
 from bench.twelve_or_one import table as shown
-from models.files.paths import RunPaths
-from orchestrator.evaluation.run_comparison import BLEND
+from models.files.layout import RunPaths
+from orchestrator.evaluation.compare_runs import BLEND
 
 
 def pooled(noises: dict[str, tuple[float, float]], films: int = 400, share: float = 0.4) -> pd.DataFrame:

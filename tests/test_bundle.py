@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from models.data.cache import open_images
-from models.files.paths import read_json, write_json
+from models.files.layout import read_json, write_json
 from orchestrator.inference.bundle import BATCH, load_bundle, self_test
 from orchestrator.inference.bundle import test_pattern as pattern  # pytest would take the name for a test
 from tests.small_run import rewrite_bundle

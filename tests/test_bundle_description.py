@@ -11,14 +11,14 @@ import pytest
 
 from models.data.cache import open_images
 from models.data.images import decode
-from models.files.paths import read_json, write_json
+from models.files.layout import read_json, write_json
 from orchestrator.ensembling.adapt import AdaptRequest, adapt
-from orchestrator.ensembling.ensemble import EnsembleRequest, build_bundle
+from orchestrator.ensembling.build import EnsembleRequest, build_bundle
+from orchestrator.ensembling.prior_shift import shift_entry
 from orchestrator.ensembling.replace import ReplaceRequest, replace_findings
-from orchestrator.ensembling.shifting import shift_entry
-from orchestrator.inference.answers import thresholds_of
 from orchestrator.inference.bundle import load_bundle
 from orchestrator.inference.bundle_description import open_description
+from orchestrator.inference.decisions import thresholds_of
 from orchestrator.inference.predict import PredictRequest, predict
 from pathologies.errors import InputError
 from tests.small_run import write_films

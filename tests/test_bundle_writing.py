@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from models.files.paths import RunPaths, read_json
+from models.files.layout import RunPaths, read_json
 from orchestrator.ensembling.adapt import AdaptRequest, adapt
-from orchestrator.ensembling.ensemble import EnsembleRequest, build_bundle
+from orchestrator.ensembling.build import EnsembleRequest, build_bundle
 from orchestrator.ensembling.replace import ReplaceRequest, replace_findings
 from orchestrator.inference.bundle import load_bundle
 from tests.conftest import PROJECT
@@ -20,7 +20,7 @@ from tests.conftest import PROJECT
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from orchestrator.ensembling.ensemble import EnsembleRequest, build_bundle
+from orchestrator.ensembling.build import EnsembleRequest, build_bundle
 
 def hook(event, words):
     if event == "open" and str(words[0]).endswith("-bundle.json") and words[1] != "r":

@@ -16,7 +16,7 @@ from models.data.cache import (
     read_shard_reasons,
     write_shard,
 )
-from models.files.paths import DatasetPaths, write_json
+from models.files.layout import DatasetPaths, write_json
 
 
 @pytest.fixture

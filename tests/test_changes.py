@@ -1,13 +1,15 @@
-"""orchestrator/training/changes.py: changed settings remove nothing that was learnt, unless asked for and begun."""
+"""orchestrator/training/changed_settings.py: changed settings remove nothing that was learnt, unless asked for
+and begun.
+"""
 
 import types
 
 import pytest
 
-from models.files.paths import RunPaths, read_json, write_json
+from models.files.layout import RunPaths, read_json, write_json
 from orchestrator.storage.mirror import Mirror
-from orchestrator.storage.places import driving
-from orchestrator.storage.storage import Store
+from orchestrator.storage.object_store import Store
+from orchestrator.storage.workspace import driving
 from orchestrator.training import launch
 from orchestrator.training.launch import train_run
 from orchestrator.training.plan import TrainRequest, plan_run

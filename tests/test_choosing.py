@@ -1,4 +1,4 @@
-"""orchestrator/ensembling/choosing.py: the simplest blend and calibration stand unless another is shown to be
+"""orchestrator/ensembling/selection.py: the simplest blend and calibration stand unless another is shown to be
 better.
 """
 
@@ -7,10 +7,10 @@ import dataclasses
 import numpy as np
 import pytest
 
-from models.statistics import blends
+from models.statistics import blending
 from models.statistics.bootstrap import PatientBootstrap, patient_folds
 from models.statistics.metrics import auc, sigmoid
-from orchestrator.ensembling.choosing import ChoosingSettings, Question, choice_table, choose, compare, solve
+from orchestrator.ensembling.selection import ChoosingSettings, Question, choice_table, choose, compare, solve
 
 QUICK = ChoosingSettings(folds=4, resamples=1000)
 
@@ -33,8 +33,8 @@ def chosen(question, settings=QUICK):
 
 def test_like_members_keep_the_simplest_and_everything_tried_is_on_record():
     choice = chosen(make(others=3))
-    assert (choice.blend, choice.calibration) == (blends.MEAN_OF_LOGITS, "platt")
-    assert [row["candidate"] for row in choice.blends] == list(blends.METHODS)
+    assert (choice.blend, choice.calibration) == (blending.MEAN_OF_LOGITS, "platt")
+    assert [row["candidate"] for row in choice.blends] == list(blending.METHODS)
     assert [row["candidate"] for row in choice.calibrations] == ["platt", "temperature", "beta", "isotonic"]
     for rows in (choice.blends, choice.calibrations):
         assert sum(row["adopted"] for row in rows) == 1
@@ -48,8 +48,8 @@ def test_a_stacker_trained_on_noise_is_not_adopted():
         question = make(seed=seed, others=11)
         noise = (np.random.default_rng(seed + 50).random(200) < 0.4).astype(float)[question.patients]
         choice = chosen(dataclasses.replace(question, truth=noise))
-        assert choice.blend != blends.STACKING
-        stacking = next(row for row in choice.blends if row["candidate"] == blends.STACKING)
+        assert choice.blend != blending.STACKING
+        stacking = next(row for row in choice.blends if row["candidate"] == blending.STACKING)
         assert stacking["gain"] < 0
 
 
@@ -58,7 +58,7 @@ def test_stacking_is_adopted_where_another_finding_knows_more():
     findings = question.findings.copy()
     findings[:, 2] += 4 * question.truth
     choice = chosen(dataclasses.replace(question, findings=findings))
-    assert choice.blend == blends.STACKING
+    assert choice.blend == blending.STACKING
     adopted = next(row for row in choice.blends if row["adopted"])
     assert adopted["low"] > 0
     assert adopted["auc"] > choice.blends[0]["auc"] + 0.05
@@ -68,7 +68,7 @@ def test_greedy_is_adopted_with_one_good_and_nine_random_members_and_picks_the_g
     question = make(noise=(1.5,))
     random = np.random.default_rng(7).normal(size=(400, 9)) * 3
     solution = solve(dataclasses.replace(question, columns=np.column_stack([random, question.columns])), QUICK)
-    assert solution.choice.blend == blends.GREEDY
+    assert solution.choice.blend == blending.GREEDY
     assert np.argmax(solution.blend.weights) == 9
     assert solution.blend.weights[9] > 0.5
     assert not solution.fixed
@@ -97,7 +97,7 @@ def test_too_few_patients_fall_back_to_the_simplest_and_say_so():
     question = make()
     few = np.where(question.patients < 190, 0.0, 1.0)
     choice = chosen(dataclasses.replace(question, truth=few))
-    assert (choice.blend, choice.calibration) == (blends.MEAN_OF_LOGITS, "platt")
+    assert (choice.blend, choice.calibration) == (blending.MEAN_OF_LOGITS, "platt")
     assert "10 positive and 190 negative patients" in choice.note
 
 
@@ -165,7 +165,7 @@ def test_the_table_marks_what_was_taken():
         "fracture": {"choices": {"blend": [], "calibration": [], "note": "3 positive patients"}},
     }
     titles, rows = choice_table(entries, "blend")
-    assert titles[1:] == list(blends.METHODS)
+    assert titles[1:] == list(blending.METHODS)
     assert rows[0][1].startswith("log loss 0.")
     assert rows[0][1].endswith("*")
     assert rows[1][1] == "3 positive patients"
@@ -174,7 +174,7 @@ def test_the_table_marks_what_was_taken():
 
 
 def test_fewer_choices_can_be_offered():
-    question = dataclasses.replace(make(), offered=(blends.MEAN_OF_RANKS,), calibrations=("beta",))
+    question = dataclasses.replace(make(), offered=(blending.MEAN_OF_RANKS,), calibrations=("beta",))
     solution = solve(question, QUICK)
-    assert (solution.blend.method, solution.calibration.method) == (blends.MEAN_OF_RANKS, "beta")
+    assert (solution.blend.method, solution.calibration.method) == (blending.MEAN_OF_RANKS, "beta")
     assert abs(sigmoid(solution.score).mean() - 0.5) < 0.02

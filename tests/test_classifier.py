@@ -7,7 +7,7 @@ import pytest
 
 from models.classifier import load_classifier
 from models.data.cache import open_images
-from models.files.paths import read_json
+from models.files.layout import read_json
 from models.statistics.metrics import auc
 from tests.small_data import parts_of
 

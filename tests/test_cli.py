@@ -7,9 +7,9 @@ import pandas as pd
 import pytest
 import typer
 
-from orchestrator.cli import cli
-from orchestrator.cli.cli import app, main
-from orchestrator.cli.commands_data import parse_fold, parse_fractions, parse_words
+from orchestrator.cli import app as cli
+from orchestrator.cli.app import app, main
+from orchestrator.cli.datasets import parse_fold, parse_fractions, parse_words
 from tests.small_data import disc_films, make_dataset, write_dataset
 from tests.small_run import SETTINGS, write_films
 
@@ -82,7 +82,7 @@ def test_unknown_words_are_refused(hilum):
         (["--set", "epochs=0"], "too small"),
         (["--set", "learning_rate=nan"], "learning_rate"),
         (["--set", "views=side"], "frontal, lateral, all"),
-        (["--set", "precision=fp16"], "fp32"),
+        (["--set", "precision=fp64"], "fp32, bf16, fp16"),
         (["--set", "device=gpu"], "cuda"),
         (["--set", "uncertain=one"], "uncertain"),
         (["--set", "positive_weight=-1"], "positive_weight"),
@@ -278,7 +278,7 @@ def test_words_are_parsed():
 
 
 def test_settings_of_one_member_are_read_or_refused():
-    from orchestrator.cli.commands_run import parse_member_settings
+    from orchestrator.cli.training import parse_member_settings
 
     assert parse_member_settings(["1:backbone=resnet34", "1:epochs=3", "0:epochs=2"]) == {
         1: {"backbone": "resnet34", "epochs": 3},

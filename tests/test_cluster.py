@@ -1,4 +1,4 @@
-"""orchestrator/training/cluster.py with a stand-in for Ray: settings before the import, the address, room for a
+"""orchestrator/training/ray_session.py with a stand-in for Ray: settings before the import, the address, room for a
 target.
 """
 
@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.training.cluster import (
+from orchestrator.training.private_ray import LOOPBACK_ALONE, PREFIX
+from orchestrator.training.ray_session import (
     OWN_SETTINGS,
     SETTINGS,
     ask_to_end,
@@ -21,7 +22,6 @@ from orchestrator.training.cluster import (
     own_cluster,
     require_room,
 )
-from orchestrator.training.private_ray import LOOPBACK_ALONE, PREFIX
 from tests.conftest import PROJECT
 
 
@@ -210,7 +210,7 @@ def test_importing_the_launcher_does_not_import_ray():
 
 HERE = """
 import os
-from orchestrator.training.cluster import UNWANTED, connected
+from orchestrator.training.ray_session import UNWANTED, connected
 from tests.processes import command, descendants
 with connected() as ray:
     from ray._private import ray_constants, utils
@@ -230,6 +230,6 @@ def test_a_ray_of_its_own_has_no_process_that_nobody_needs():
     lines = done.stdout.splitlines()
     assert done.returncode == 0, done.stderr
     assert lines[-1] == "True None setup_worker.py"  # and Ray is left as it was
-    assert any("raylet" in line and "orchestrator/training/worker_start.py" in line for line in lines)
+    assert any("raylet" in line and "orchestrator/training/ray_worker_start.py" in line for line in lines)
     unwanted = [line for line in lines for word in ("dashboard.py", "monitor.py", "log_monitor") if word in line]
     assert unwanted == []

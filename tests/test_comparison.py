@@ -8,9 +8,10 @@ from sklearn import metrics as reference
 
 from models.statistics.bootstrap import holm
 from models.statistics.metrics import sigmoid
-from orchestrator.evaluation import comparison, comparison_output, comparison_pictures, table_blends
-from orchestrator.evaluation.comparison import TablesRequest, compare_tables
-from orchestrator.evaluation.evaluation import EvaluationSettings
+from orchestrator.evaluation import compare_tables as comparison
+from orchestrator.evaluation import compare_tables_plots, compare_tables_report, table_blends
+from orchestrator.evaluation.compare_tables import TablesRequest, compare_tables
+from orchestrator.evaluation.scoring import EvaluationSettings
 
 NAMES = ["No Finding", "Enlarged Cardiomediastinum", "Cardiomegaly", "Lung Opacity", "Lung Lesion", "Edema"]
 NAMES += ["Consolidation", "Pneumonia", "Atelectasis", "Pneumothorax", "Pleural Effusion", "Pleural Other"]
@@ -143,7 +144,7 @@ def test_pictures(tmp_path):
     truth["Edema"] = 0
     truth.to_csv(tmp_path / "truth.csv", index=False)
     found = compare(tmp_path, paths)
-    for draw in (comparison_pictures.draw_comparison, comparison_pictures.draw_roc_curves):
+    for draw in (compare_tables_plots.draw_comparison, compare_tables_plots.draw_roc_curves):
         with Image.open(draw(found, tmp_path / "picture.png")) as picture:
             pixels = np.asarray(picture.convert("L"))
         assert 0.003 < (pixels < 128).mean() < 0.3
@@ -203,11 +204,15 @@ def test_height_of_the_curve():
 def test_outputs(tmp_path):
     paths, _ = write_tables(tmp_path, 2)
     found = compare(tmp_path, paths)
-    shown = (comparison_output.comparison_table, comparison_output.finding_table, comparison_output.difference_table)
+    shown = (
+        compare_tables_report.comparison_table,
+        compare_tables_report.finding_table,
+        compare_tables_report.difference_table,
+    )
     for titles, rows in [table(found) for table in shown]:
         assert {len(row) for row in rows} == {len(titles)}
         assert all(isinstance(cell, str) for row in rows for cell in row)
-    frame = comparison_output.comparison_frame(found)
+    frame = compare_tables_report.comparison_frame(found)
     assert len(frame) == (2 + 5) * (3 + 1)
     last = frame.query("table == 't1' and finding == 'mean'").iloc[0]
     assert last["f2"] == found.means["t1"]["f2"].value

@@ -1,11 +1,11 @@
-"""models/statistics/consistency.py: a parent at least as probable as its likeliest child."""
+"""models/statistics/hierarchy.py: a parent at least as probable as its likeliest child."""
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.statistics.consistency import descendants, raise_parents
+from models.statistics.hierarchy import descendants, raise_parents
 
 PARENTS = {"opacity": [], "lesion": ["opacity"], "mass": ["lesion"], "edema": ["opacity"], "fracture": []}
 SLUGS = list(PARENTS)

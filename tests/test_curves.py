@@ -6,9 +6,9 @@ import pytest
 from PIL import Image
 
 from models.statistics.metrics import sigmoid
-from orchestrator.evaluation import curves
-from orchestrator.evaluation.curves import FindingCurves
-from orchestrator.evaluation.evaluation import EvaluationSettings, evaluate_predictions
+from orchestrator.evaluation import plots
+from orchestrator.evaluation.plots import FindingCurves
+from orchestrator.evaluation.scoring import EvaluationSettings, evaluate_predictions
 
 HISTORY = [{"epoch": 1, "train_loss": 0.6, "select_loss": 0.5, "train_auc": 0.6, "select_auc": None}]
 
@@ -31,7 +31,7 @@ def finding(**changes) -> FindingCurves:
     ids=["all panels", "no positives", "no labels", "no probability"],
 )
 def test_picture_of_a_finding(tmp_path, changes):
-    path = curves.draw_finding(finding(**changes), tmp_path / "deep" / "edema.png")
+    path = plots.draw_finding(finding(**changes), tmp_path / "deep" / "edema.png")
     with Image.open(path) as picture:
         pixels = np.asarray(picture.convert("L"))
     assert pixels.shape[0] > 900
@@ -40,7 +40,7 @@ def test_picture_of_a_finding(tmp_path, changes):
 
 
 def test_the_curve_runs_from_never_to_always():
-    recall, alarms, precision = curves._curve(np.array([0.1, 0.5, 0.5, 0.9]), np.array([0.0, 1, 0, 1]))
+    recall, alarms, precision = plots._curve(np.array([0.1, 0.5, 0.5, 0.9]), np.array([0.0, 1, 0, 1]))
     assert recall.tolist() == [0, 0.5, 1, 1]
     assert alarms.tolist() == [0, 0, 0.5, 1]
     assert precision[1:].tolist() == pytest.approx([1, 2 / 3, 0.5])
@@ -50,8 +50,8 @@ def test_overview(tmp_path):
     truth = pd.DataFrame({"edema": [0, 1] * 30, "hernia": [0] * 60, "mass": [1] + [0] * 59}, dtype=float)
     scores = pd.DataFrame(np.random.default_rng(0).random((60, 3)), columns=truth.columns)
     report = evaluate_predictions(scores, truth, range(60), settings=EvaluationSettings(resamples=30))
-    path = curves.draw_overview(report, tmp_path / "overview.png", {"edema": "Oedema"})
-    again = curves.draw_overview(report, tmp_path / "again.png", {"edema": "Oedema"})
+    path = plots.draw_overview(report, tmp_path / "overview.png", {"edema": "Oedema"})
+    again = plots.draw_overview(report, tmp_path / "again.png", {"edema": "Oedema"})
     assert path.read_bytes() == again.read_bytes()
     with Image.open(path) as picture:
         assert picture.width > 1000

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from models.files.paths import read_json, write_json
+from models.files.layout import read_json, write_json
 from orchestrator.datasets.dataset import load_dataset
 from orchestrator.datasets.prepare import PrepareRequest, prepare
-from pathologies.splits.splits import PARTS
+from pathologies.splits.assignment import PARTS
 from tests.nih_like import write_nih_like
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.cli.cli import app, main
+from orchestrator.cli.app import app, main
 from orchestrator.cli.demo import NEW_FILMS, demo_commands, run_demo
 
 

@@ -8,7 +8,7 @@ import torch
 
 from models.config import TrainConfig
 from models.training import device
-from models.training.processor import cpu_precision
+from models.training.cpu_features import cpu_precision
 
 
 def test_auto_becomes_definite(monkeypatch):

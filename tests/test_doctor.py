@@ -1,4 +1,4 @@
-"""orchestrator/cluster/verdicts.py on made-up machines, the doctor's arithmetic, and one look at this machine
+"""orchestrator/cluster/checks.py on made-up machines, the doctor's arithmetic, and one look at this machine
 through Ray.
 """
 
@@ -11,11 +11,11 @@ import stat
 import pytest
 
 from models.config import TrainConfig
-from orchestrator.cluster import inspection, verdicts_here
+from orchestrator.cluster import driver_checks, node_facts
+from orchestrator.cluster.checks import Machine, Wish, judge, slots
 from orchestrator.cluster.doctor import DoctorRequest, Work, _timetable, examine, hours
-from orchestrator.cluster.verdicts import Machine, Wish, judge, slots
 from orchestrator.training.memory import Estimate, estimate
-from orchestrator.training.reach import LET_IN, NO_CONNECTION, REFUSED, STRANGERS, Listener
+from orchestrator.training.socket_probe import LET_IN, NO_CONNECTION, REFUSED, STRANGERS, Listener
 from tests.small_data import make_dataset
 
 GIB = 2**30
@@ -121,7 +121,7 @@ def token_check(monkeypatch, tmp_path, mode: str | None, rights: int | None, out
         monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
     else:
         monkeypatch.setenv("RAY_AUTH_MODE", mode)
-    return verdicts_here.judge_token(outcome)
+    return driver_checks.judge_token(outcome)
 
 
 @pytest.mark.parametrize(
@@ -158,7 +158,7 @@ OPEN = Listener(pid=1, process="raylet", address="::", port=7001)
     ],
 )
 def test_who_reaches_a_ray_of_our_own(sockets, outcomes, level):
-    check = verdicts_here.judge_reach(sockets, dict(zip(STRANGERS, outcomes, strict=True)))
+    check = driver_checks.judge_reach(sockets, dict(zip(STRANGERS, outcomes, strict=True)))
     assert check.level == level
     assert ("raylet on :::7001" in check.found) == (OPEN in sockets)
     assert bool(check.advice) == (level != "ok")
@@ -187,20 +187,20 @@ def test_a_step_is_measured_by_a_real_training(tmp_path):
     dataset = make_dataset(tmp_path / "dataset")
     config = TrainConfig(backbone="test_resnet", batch_size=8, device="cpu", precision="fp32")
     before = sorted(os.listdir(tmp_path))
-    assert 0 < inspection.measure_step(str(dataset), config.to_dict()) < 30
+    assert 0 < node_facts.measure_step(str(dataset), config.to_dict()) < 30
     assert sorted(os.listdir(tmp_path)) == before
     with pytest.raises(RuntimeError, match="Unknown backbone"):
-        inspection.measure_step(str(dataset), config.to_dict() | {"backbone": "resnet18x"})
+        node_facts.measure_step(str(dataset), config.to_dict() | {"backbone": "resnet18x"})
 
 
 def test_probes_tell_who_can_read_what(tmp_path):
-    facts = inspection.look(str(tmp_path), None, "t", "one")
+    facts = node_facts.look(str(tmp_path), None, "t", "one")
     assert facts["written"] == ""
     assert facts["disk_free"] > 0
-    assert inspection.read_probes(str(tmp_path), "t", ["one", "two"])["one"] == ""
-    assert "No such file" in inspection.read_probes(str(tmp_path), "t", ["two"])["two"]
+    assert node_facts.read_probes(str(tmp_path), "t", ["one", "two"])["one"] == ""
+    assert "No such file" in node_facts.read_probes(str(tmp_path), "t", ["two"])["two"]
     (tmp_path / "file").write_text("x", encoding="ascii")
-    assert "Not a directory" in inspection.look(str(tmp_path / "file" / "run"), None, "t", "one")["written"]
+    assert "Not a directory" in node_facts.look(str(tmp_path / "file" / "run"), None, "t", "one")["written"]
 
 
 @pytest.mark.ray

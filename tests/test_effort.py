@@ -1,4 +1,4 @@
-"""orchestrator/training/effort.py: what takes longer comes first, by films and network, or by the clock where
+"""orchestrator/training/schedule.py: what takes longer comes first, by films and network, or by the clock where
 one has run.
 """
 
@@ -8,8 +8,8 @@ import json
 import pytest
 
 from models.config import TrainConfig
-from orchestrator.training.effort import film_cost, longest_first, trained_films
 from orchestrator.training.plan import TrainRequest, plan_run
+from orchestrator.training.schedule import film_cost, longest_first, trained_films
 from tests.small_data import make_dataset
 
 SETTINGS = {"backbone": "test_resnet", "epochs": 4, "batch_size": 8, "precision": "fp32", "device": "cpu"}

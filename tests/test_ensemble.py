@@ -1,4 +1,4 @@
-"""orchestrator/ensembling/ensemble.py: a run becomes a bundle that says what it was made of; part `test` stays
+"""orchestrator/ensembling/build.py: a run becomes a bundle that says what it was made of; part `test` stays
 closed.
 """
 
@@ -9,10 +9,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from models.files.paths import RunPaths, read_json, write_json
+from models.files.layout import RunPaths, read_json, write_json
 from models.statistics.metrics import auc
 from orchestrator.datasets.dataset import load_dataset
-from orchestrator.ensembling.ensemble import EnsembleRequest, build_bundle, finished_targets, mean_logits
+from orchestrator.ensembling.build import EnsembleRequest, build_bundle, finished_targets, mean_logits
 from orchestrator.inference.bundle import load_bundle
 from tests.small_data import make_dataset
 from tests.small_run import FILMS, FINDINGS, train_inline
@@ -104,7 +104,7 @@ def test_labels_of_test_change_nothing(house, tmp_path):
 
 def _plain(findings):
     """As JSON says it, where NaN is null and equals itself."""
-    from models.files.paths import to_plain
+    from models.files.layout import to_plain
 
     return to_plain(findings)
 

@@ -1,4 +1,4 @@
-"""orchestrator/evaluation/evaluate.py: a bundle judged on a part; every reading of the test labels is on record
+"""orchestrator/evaluation/evaluate_bundle.py: a bundle judged on a part; every reading of the test labels is on record
 first.
 """
 
@@ -11,10 +11,10 @@ import pandas as pd
 import pytest
 
 from models.data.intensity import INTENSITY_CONTRACTS
-from models.files.paths import RunPaths, read_json, read_json_lines, write_json
+from models.files.layout import RunPaths, read_json, read_json_lines, write_json
 from models.statistics.metrics import auc
 from orchestrator.datasets.dataset import load_dataset
-from orchestrator.evaluation.evaluate import EvaluateRequest, evaluate
+from orchestrator.evaluation.evaluate_bundle import EvaluateRequest, evaluate
 from orchestrator.inference.bundle import load_bundle
 from pathologies.findings.catalog import CHEXPERT_TARGETS, load_catalog
 from tests.small_data import make_dataset
@@ -40,7 +40,7 @@ def result(own):
 @pytest.fixture
 def undrawn(monkeypatch):
     """Without the pictures, which take most of the time."""
-    monkeypatch.setattr("orchestrator.evaluation.evaluate._draw", lambda *words: None)
+    monkeypatch.setattr("orchestrator.evaluation.evaluate_bundle._draw", lambda *words: None)
 
 
 def test_the_figures_are_of_the_test_part_and_the_bundles_answers(own, result):

@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from models.statistics.metrics import sigmoid
-from orchestrator.cli.cli import main
-from orchestrator.cli.commands_judge import repeat_options
-from orchestrator.evaluation.coverage import coverage_notes, coverage_table, measure_coverage
-from orchestrator.evaluation.evaluate import EvaluateRequest, evaluate
-from orchestrator.evaluation.evaluation import EvaluationSettings
+from orchestrator.cli.app import main
+from orchestrator.cli.evaluation import repeat_options
+from orchestrator.evaluation.conformal_coverage import coverage_notes, coverage_table, measure_coverage
+from orchestrator.evaluation.evaluate_bundle import EvaluateRequest, evaluate
+from orchestrator.evaluation.scoring import EvaluationSettings
 
 FIVE = ["Cardiomegaly", "Edema", "Consolidation", "Atelectasis", "Pleural Effusion"]
 FOURTEEN = ["No Finding", "Enlarged Cardiomediastinum", "Cardiomegaly", "Lung Opacity", "Lung Lesion", "Edema"]

@@ -9,9 +9,9 @@ import pytest
 
 from models.statistics import metrics, reliability
 from models.statistics.metrics import sigmoid
-from orchestrator.evaluation import evaluation
-from orchestrator.evaluation.evaluation import EvaluationSettings, evaluate_predictions
-from orchestrator.inference import levels
+from orchestrator.evaluation import scoring
+from orchestrator.evaluation.scoring import EvaluationSettings, evaluate_predictions
+from orchestrator.inference import aggregation as levels
 
 QUICK = EvaluationSettings(resamples=60)
 SLUGS = ("edema", "fracture", "pneumonia", "hernia")
@@ -64,7 +64,7 @@ def test_no_threshold_no_calls_and_no_probability_no_brier():
     finding = report.findings["edema"]
     assert all(math.isnan(finding.figures[name].value) for name in ("sensitivity", "f2", "brier", "ece"))
     assert finding.problems == ("no useful threshold", "not a probability")
-    notes = " ".join(evaluation.report_notes(report))
+    notes = " ".join(scoring.report_notes(report))
     assert "No useful threshold" in notes
     assert "Not a probability" in notes
 
@@ -79,11 +79,11 @@ def test_films_without_a_score_are_left_out():
 def test_outputs_are_complete_and_plain():
     scores, truth, patients = tables()
     report = evaluate_predictions(scores, truth, patients, dict.fromkeys(SLUGS, 0.3), QUICK)
-    titles, rows = evaluation.report_table(report)
+    titles, rows = scoring.report_table(report)
     assert {len(row) for row in rows} == {len(titles)}
     assert rows[-1][0] == "mean of 3"
     assert all(isinstance(cell, str) for row in rows for cell in row)
-    frame = evaluation.report_frame(report).set_index("finding")
+    frame = scoring.report_frame(report).set_index("finding")
     assert list(frame.index) == [*SLUGS, "mean"]
     assert frame.loc["edema", "never_recall"] == 0
     assert frame.loc["edema", "auc_low"] == report.findings["edema"].figures["auc"].low
@@ -91,7 +91,7 @@ def test_outputs_are_complete_and_plain():
     assert frame.loc["mean", "notes"] == "over 3 of 4 findings"
     plain = json.loads(json.dumps(report.to_dict(), allow_nan=False))
     assert plain["findings"]["hernia"]["figures"]["auc"]["value"] is None
-    assert any("Left out of the mean: hernia (no positives)" in note for note in evaluation.report_notes(report))
+    assert any("Left out of the mean: hernia (no positives)" in note for note in scoring.report_notes(report))
 
 
 def test_no_rows_and_no_defined_finding():
@@ -99,7 +99,7 @@ def test_no_rows_and_no_defined_finding():
     report = evaluate_predictions(empty, empty, [], {"edema": 0.5}, QUICK)
     assert math.isnan(report.mean_auc.value)
     assert report.left_out == {"edema": "no known labels"}
-    evaluation.report_table(report)
+    scoring.report_table(report)
 
 
 def test_tables_that_do_not_fit():
@@ -130,5 +130,5 @@ def test_films_to_studies():
 
 def test_intervals_of_one_patient_are_said_to_mean_nothing():
     scores, truth, patients = tables()
-    assert evaluation.ONE_PATIENT in evaluation.report_notes(evaluate_predictions(scores, truth, ["p"] * len(patients)))
-    assert evaluation.ONE_PATIENT not in evaluation.report_notes(evaluate_predictions(scores, truth, patients))
+    assert scoring.ONE_PATIENT in scoring.report_notes(evaluate_predictions(scores, truth, ["p"] * len(patients)))
+    assert scoring.ONE_PATIENT not in scoring.report_notes(evaluate_predictions(scores, truth, patients))

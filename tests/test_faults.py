@@ -12,7 +12,7 @@ import time
 
 import pytest
 
-from models.files.paths import TargetPaths, read_json
+from models.files.layout import TargetPaths, read_json
 from models.process.job import run_job
 from tests.conftest import PROJECT
 from tests.processes import wait_for

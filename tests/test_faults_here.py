@@ -5,7 +5,7 @@ import signal
 
 import pytest
 
-from models.files.paths import RunPaths, read_json, read_json_lines
+from models.files.layout import RunPaths, read_json, read_json_lines
 from orchestrator.training import retries
 from orchestrator.training.launch import train_run
 from orchestrator.training.plan import TrainRequest
@@ -23,8 +23,8 @@ INJECTED = """
 import os, sys
 if os.environ.get("HILUM_PROCESS") == "training":
     from pathlib import Path
-    import models.data.batches
-    whole, folder, count = models.data.batches.normalise, Path(os.environ["HILUM_TEST_FAULTS"]), 0
+    import models.data.loading
+    whole, folder, count = models.data.loading.normalise, Path(os.environ["HILUM_TEST_FAULTS"]), 0
 
     def normalise(films, *words):
         global count
@@ -37,7 +37,7 @@ if os.environ.get("HILUM_PROCESS") == "training":
                 exec(code)
         return whole(films, *words)
 
-    models.data.batches.normalise = normalise
+    models.data.loading.normalise = normalise
 """
 HANG = "fault.unlink(); os.mkfifo(str(fault) + '.fifo'); open(str(fault) + '.fifo').read()"
 NO_MEMORY = "import torch; torch.empty(2**46)  # memory: more than any machine has"

@@ -8,7 +8,7 @@ import subprocess
 import pytest
 
 from bench.loopback import loopback
-from models.files.paths import RunPaths, read_json, read_json_lines
+from models.files.layout import RunPaths, read_json, read_json_lines
 from tests.conftest import PROJECT
 from tests.processes import all_gone, hilum_words, wait_for
 from tests.small_data import disc_dataset

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from pathologies.findings.catalog import CHEXPERT_TARGETS, load_catalog
-from pathologies.findings.findings_page import findings_text, picture_name, write_findings_page
+from pathologies.findings.page import findings_text, picture_name, write_findings_page
 
 DOCS = Path(__file__).parent.parent / "docs"
 CATALOG = load_catalog()
@@ -25,7 +25,7 @@ def test_every_finding_says_what_a_one_means_and_why():
 
 def test_page_in_docs_is_up_to_date():
     assert (DOCS / "findings.md").read_text(encoding="utf-8") == findings_text(CATALOG), (
-        "docs/findings.md differs from pathologies/*.toml. Run: python -m pathologies.findings.findings_page docs"
+        "docs/findings.md differs from pathologies/*.toml. Run: python -m pathologies.findings.page docs"
     )
     for slug in CHEXPERT_TARGETS:
         assert (DOCS / picture_name(slug)).is_file()

@@ -1,4 +1,4 @@
-"""orchestrator/ensembling/fitting.py: everything that is fitted on `calibrate` for a finding."""
+"""orchestrator/ensembling/calibration_fit.py: everything that is fitted on `calibrate` for a finding."""
 
 import dataclasses
 import json
@@ -6,13 +6,20 @@ import json
 import numpy as np
 import pytest
 
-from models.files.paths import to_plain
-from models.statistics import conformal, operating
+from models.files.layout import to_plain
+from models.statistics import conformal, thresholds
 from models.statistics.calibration import Calibration
 from models.statistics.conformal import answer
 from models.statistics.metrics import auc
-from orchestrator.ensembling.choosing import ChoosingSettings, Question, solve
-from orchestrator.ensembling.fitting import RULES, Answers, FitSettings, conformal_zone, fit_finding, fit_findings
+from orchestrator.ensembling.calibration_fit import (
+    RULES,
+    Answers,
+    FitSettings,
+    conformal_zone,
+    fit_finding,
+    fit_findings,
+)
+from orchestrator.ensembling.selection import ChoosingSettings, Question, solve
 from tests.test_choosing import make
 
 QUICK = FitSettings(resamples=300, choosing=ChoosingSettings(folds=4, resamples=500))
@@ -86,16 +93,16 @@ def test_points_come_with_intervals_of_what_other_patients_show(question, entry)
             assert figure["low"] <= figure["value"] <= figure["high"], (rule, name)
     reached = entry["operating_points"]["sensitivity>=0.9"]
     assert reached["sensitivity"] > reached["lower_bound"] >= 0.9
-    assert reached["promise"] == operating.PROMISE
+    assert reached["promise"] == thresholds.PROMISE
     assert "promise" not in entry["operating_points"]["f2"]
     score, truth = question.columns.mean(axis=1), question.truth
-    by_score = operating.choose(score, truth, "sensitivity>=0.9", patients=question.patients)
+    by_score = thresholds.choose(score, truth, "sensitivity>=0.9", patients=question.patients)
     assert (by_score.sensitivity, by_score.specificity) == (reached["sensitivity"], reached["specificity"])
-    as_if_each_film_were_a_patient = operating.choose(score, truth, "sensitivity>=0.9")
+    as_if_each_film_were_a_patient = thresholds.choose(score, truth, "sensitivity>=0.9")
     assert as_if_each_film_were_a_patient.specificity >= by_score.specificity
     costly = entry["operating_points"]["cost(5,1)"]["threshold"]
     assert costly < entry["operating_points"]["youden"]["threshold"]
-    same = operating.cross_validated_figures(question.columns.mean(axis=1), question.truth, question.patients, folds=4)
+    same = thresholds.cross_validated_figures(question.columns.mean(axis=1), question.truth, question.patients, folds=4)
     for name, value in same.items():  # one fixed threshold on the score, or one on each fold's probabilities: alike
         assert entry["cross_validated"][name] == pytest.approx(value, abs=0.03)
 

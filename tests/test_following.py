@@ -1,4 +1,4 @@
-"""orchestrator/cluster/submit.py, following a job: Ray's own client, and a way to the cluster that fails."""
+"""orchestrator/cluster/jobs.py, following a job: Ray's own client, and a way to the cluster that fails."""
 
 import asyncio
 import threading
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from orchestrator.cluster import submit
+from orchestrator.cluster import jobs as submit
 
 pytest.importorskip("aiohttp", reason="jobs need ray[default]")
 LINES = "one\ntwo\nthree\nfour\n"

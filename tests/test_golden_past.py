@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 
 from models.config import TrainConfig
-from orchestrator.cli.cli import main
+from orchestrator.cli.app import main
 from tests.conftest import PROJECT
 from tests.make_golden_past import BUNDLES, COMMANDS, settings_of
 

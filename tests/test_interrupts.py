@@ -1,15 +1,15 @@
-"""models/process/interrupts.py: a real SIGTERM or SIGINT leaves a checkpoint of that very step, and no outcome."""
+"""models/process/signals.py: a real SIGTERM or SIGINT leaves a checkpoint of that very step, and no outcome."""
 
 import os
 import signal
 
 import pytest
 
-import models.training.train
-from models.files.paths import TargetPaths
-from models.files.sealed import unseal
-from models.process.interrupts import Interrupted, end_as_by_ctrl_c, listening
+import models.training.loop
+from models.files.checksummed import unseal
+from models.files.layout import TargetPaths
 from models.process.job import run_job
+from models.process.signals import Interrupted, end_as_by_ctrl_c, listening
 from tests.test_job import prepare_target, undisturbed_weights
 
 SETTINGS = {"epochs": 3, "dropout": 0.2, "accumulate": 2}
@@ -21,8 +21,8 @@ def undisturbed(dataset, tmp_path_factory):
 
 
 def signal_at(monkeypatch, name, call, number=signal.SIGTERM):
-    """This process gets the signal when `models.training.train.<name>` is called for the `call`th time."""
-    original, count = getattr(models.training.train, name), [0]
+    """This process gets the signal when `models.training.loop.<name>` is called for the `call`th time."""
+    original, count = getattr(models.training.loop, name), [0]
 
     def wrapped(*words):
         count[0] += 1
@@ -30,7 +30,7 @@ def signal_at(monkeypatch, name, call, number=signal.SIGTERM):
             os.kill(os.getpid(), number)
         return original(*words)
 
-    monkeypatch.setattr(models.training.train, name, wrapped)
+    monkeypatch.setattr(models.training.loop, name, wrapped)
 
 
 @pytest.mark.parametrize(

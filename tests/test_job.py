@@ -14,7 +14,7 @@ import pytest
 
 from models.config import TrainConfig
 from models.data.targets import Targets
-from models.files.paths import TargetPaths, read_json, read_json_lines, write_json
+from models.files.layout import TargetPaths, read_json, read_json_lines, write_json
 from models.process.job import Superseded, run_job
 from models.statistics.metrics import auc
 from tests.conftest import PROJECT

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pathologies.findings.catalog import CHEXPERT_TARGETS, descendants, load_catalog
-from pathologies.labels.labels import (
+from pathologies.labels.resolution import (
     REFERENCE_POLICY,
     LabelContract,
     LabelPolicy,

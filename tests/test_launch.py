@@ -8,7 +8,7 @@ import types
 import numpy as np
 import pytest
 
-from models.files.paths import RunPaths, read_json, read_json_lines, write_json
+from models.files.layout import RunPaths, read_json, read_json_lines, write_json
 from orchestrator.training import launch
 from orchestrator.training.launch import train_run
 from orchestrator.training.plan import Job, TrainRequest, plan_run

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from models.files.paths import RunPaths, TargetPaths, read_json, read_json_lines
+from models.files.layout import RunPaths, TargetPaths, read_json, read_json_lines
 from orchestrator.training.launch import train_run
 from orchestrator.training.plan import TrainRequest
 from tests.conftest import PROJECT

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
-from pathologies.splits.leaks import _candidates, _hash_all, find_duplicates, find_leaks
+from pathologies.splits.duplicates import _candidates, _hash_all, find_duplicates, find_leaks
 
 SIDE = 64
 

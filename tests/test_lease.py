@@ -9,7 +9,7 @@ import pytest
 
 from orchestrator.storage import lease as module
 from orchestrator.storage.lease import NAME, Lease, LeaseLost
-from orchestrator.storage.storage import StorageError, Store
+from orchestrator.storage.object_store import StorageError, Store
 from tests.processes import wait_for
 
 
@@ -32,7 +32,8 @@ def test_a_second_one_is_refused_while_the_first_lives(store):
 
 
 def test_of_a_process_of_this_machine_that_is_gone_it_is_taken_at_once(store, storage):
-    code = "import sys; from orchestrator.storage.lease import Lease; from orchestrator.storage.storage import Store; import os\n"
+    code = "import os, sys; from orchestrator.storage.lease import Lease\n"
+    code += "from orchestrator.storage.object_store import Store\n"
     code += "Lease(Store(sys.argv[1])).__enter__(); os.kill(os.getpid(), 9)"
     done = subprocess.run([sys.executable, "-c", code, storage.uri], timeout=120)
     assert done.returncode == -9

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from orchestrator.ensembling.local_films import LocalRequest, read_local_films
+from orchestrator.ensembling.site_data import LocalRequest, read_local_films
 from orchestrator.inference.bundle import load_bundle
 from tests.small_data import disc_films
 from tests.small_run import write_films

@@ -10,10 +10,10 @@ import torch
 from models.classifier import COPIES, moved
 from models.data.cache import open_images
 from models.data.targets import PARTS
-from models.files.paths import BundlePaths, RunPaths, read_json
-from models.statistics import blends
+from models.files.layout import BundlePaths, RunPaths, read_json
+from models.statistics import blending
 from orchestrator.datasets.dataset import load_dataset
-from orchestrator.ensembling.ensemble import EnsembleRequest, build_bundle
+from orchestrator.ensembling.build import EnsembleRequest, build_bundle
 from orchestrator.ensembling.members import bundled_table, finished_targets, mean_logits, member_table, taught_prior
 from orchestrator.inference.bundle import load_bundle
 from tests.fake_run import QUICK, make_fake_dataset, make_logits, make_truth, usual_logits, write_fake_run
@@ -96,7 +96,7 @@ def test_a_stacked_finding_is_answered_by_the_bundle_and_says_what_it_consumes(t
     logits = {"edema": [make_logits(truth, 30, 1)], "lung_opacity": [make_logits(truth, 1, 2)]}
     run = write_fake_run(tmp_path / "run", dataset, logits)
     entry = build_bundle(EnsembleRequest(run=run, out=tmp_path / "bundle", settings=QUICK))["findings"]["edema"]
-    assert entry["combine"] == blends.STACKING
+    assert entry["combine"] == blending.STACKING
     assert entry["blend"]["inputs"] == ["edema", "lung_opacity"] or entry["blend"]["inputs"] == (
         "edema",
         "lung_opacity",

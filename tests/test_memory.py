@@ -60,5 +60,6 @@ def test_the_cache_is_a_byte_a_pixel():
 
 
 def test_the_driver_needs_no_torch_and_no_ray():
-    code = "import sys, orchestrator.training.memory, orchestrator.cluster.doctor; sys.exit(bool({'torch', 'ray'} & set(sys.modules)))"
+    code = "import sys, orchestrator.training.memory, orchestrator.cluster.doctor; "
+    code += "sys.exit(bool({'torch', 'ray'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], cwd=PROJECT, timeout=120).returncode == 0

@@ -1,10 +1,10 @@
-"""orchestrator/training/mending.py: damaged files of a job are made again, or a sentence says what to do."""
+"""orchestrator/training/config_repair.py: damaged files of a job are made again, or a sentence says what to do."""
 
 import numpy as np
 import pytest
 
 from models.data.targets import Targets
-from models.files.paths import DatasetPaths, RunPaths, read_json, write_json
+from models.files.layout import DatasetPaths, RunPaths, read_json, write_json
 from orchestrator.datasets.dataset import SEAL, load_dataset, manifest_hash
 from orchestrator.training.plan import TrainRequest, plan_run
 from tests.small_data import make_dataset

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from pathologies.findings.catalog import load_catalog
-from pathologies.labels.labels import LabelContract, LabelPolicy, resolve
 from pathologies.labels.merge import MergeInput, merge_frames, overlap_notes
-from pathologies.sources.sources_common import build_frame
+from pathologies.labels.resolution import LabelContract, LabelPolicy, resolve
+from pathologies.sources.common import build_frame
 
 CHEXPERT = {"edema": [1, np.nan], "fracture": [0, -1]}
 NIH = {"edema": [0, 1], "hernia": [1, 0]}

@@ -8,14 +8,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from models.files.paths import DatasetPaths
+from models.files.layout import DatasetPaths
 from orchestrator.datasets.dataset import load_dataset
 from orchestrator.datasets.merge import merge
 from orchestrator.datasets.prepare import PrepareRequest, prepare
 from orchestrator.storage.scratch import locked
 from pathologies.findings.catalog import load_catalog
-from pathologies.labels.labels import LabelContract, resolve
-from pathologies.splits.shared_splits import share_split
+from pathologies.labels.resolution import LabelContract, resolve
+from pathologies.splits.sharing import share_split
 from tests.conftest import PROJECT
 from tests.nih_like import write_nih_like
 from tests.small_data import make_dataset
@@ -161,7 +161,7 @@ def test_the_same_film_in_two_parts_is_dropped_from_the_later(films, tmp_path):
 
 
 def test_a_shared_split_is_taken_over(films, tmp_path):
-    from models.files.paths import write_json
+    from models.files.layout import write_json
 
     prepare(request_for(films, tmp_path / "a", seed=5))
     ours = load_dataset(tmp_path / "a")

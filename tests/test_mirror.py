@@ -3,7 +3,7 @@
 import pytest
 
 from orchestrator.storage.mirror import Mirror, no_checkpoints, small_files
-from orchestrator.storage.storage import Store
+from orchestrator.storage.object_store import Store
 
 
 @pytest.fixture

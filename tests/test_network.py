@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 
 from models.config import TrainConfig
 from models.network.architecture import Architecture
-from models.network.network import build_network, initial_network
+from models.network.builder import build_network, initial_network
 from models.network.pretrained import load_own
 
 TINY = "test_resnet"

@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as reference
 
-from models.statistics import metrics, operating, rate_bounds
+from models.statistics import metrics, rate_bounds, thresholds
 from models.statistics.metrics import sigmoid
-from models.statistics.operating import OperatingPoint
+from models.statistics.thresholds import OperatingPoint
 
 
 def films(rows: int = 300, seed: int = 0, gap: float = 1.5):
@@ -31,7 +31,7 @@ def brute_force(probability, truth):
 
 def test_f2_rule_is_the_best_with_the_floor():
     probability, truth = films()
-    point = operating.choose(probability, truth)
+    point = thresholds.choose(probability, truth)
     best = max(f2 for _, _, specificity, f2, _ in brute_force(probability, truth) if specificity >= 0.5)
     assert point.f2 == pytest.approx(best, abs=1e-9)
     assert point.useful
@@ -44,16 +44,16 @@ def test_f2_rule_is_the_best_with_the_floor():
 def test_the_other_rules_against_brute_force():
     probability, truth = films(seed=1)
     every = list(brute_force(probability, truth))
-    youden = operating.choose(probability, truth, "youden")
+    youden = thresholds.choose(probability, truth, "youden")
     assert youden.sensitivity + youden.specificity == pytest.approx(max(s + c for _, s, c, _, _ in every))
-    sensitive = operating.choose(probability, truth, "estimated sensitivity>=0.9")
+    sensitive = thresholds.choose(probability, truth, "estimated sensitivity>=0.9")
     assert sensitive.specificity == pytest.approx(max(c for _, s, c, _, _ in every if s >= 0.9))
-    specific = operating.choose(probability, truth, "estimated specificity >= .9")
+    specific = thresholds.choose(probability, truth, "estimated specificity >= .9")
     assert specific.sensitivity == pytest.approx(max(s for _, s, c, _, _ in every if c >= 0.9))
-    precise = operating.choose(probability, truth, "precision>=0.6")
+    precise = thresholds.choose(probability, truth, "precision>=0.6")
     reached = [s for _, s, _, _, call in every if reference.precision_score(truth, call, zero_division=0) >= 0.6]
     assert precise.sensitivity == pytest.approx(max(reached))
-    cost = operating.choose(probability, truth, "cost(5, 1)")
+    cost = thresholds.choose(probability, truth, "cost(5, 1)")
     least = min(5 * ((~call) & (truth == 1)).sum() + (call & (truth == 0)).sum() for *_, call in every)
     missed, alarms = (1 - cost.sensitivity) * cost.positives, (1 - cost.specificity) * cost.negatives
     assert 5 * missed + alarms == pytest.approx(least)
@@ -65,7 +65,7 @@ def test_predictors_that_know_nothing_have_no_useful_threshold(rule, kind):
     generator = np.random.default_rng(0)
     truth = (generator.random(4000) < 0.3).astype(float)
     score = {"constant": np.full(4000, 0.3), "inverted": 0.9 - 0.8 * truth, "random": generator.random(4000)}[kind]
-    point = operating.choose(score, truth, rule)
+    point = thresholds.choose(score, truth, rule)
     if kind == "random" and rule in ("youden", "f1", "cost(1,1)", "precision>=0.9"):
         assert point.sensitivity + point.specificity < 1.1  # noise may beat the guess by a hair on its own films
     else:
@@ -75,26 +75,26 @@ def test_predictors_that_know_nothing_have_no_useful_threshold(rule, kind):
 
 def test_all_negative_predictor_is_not_useful():
     truth = np.array([0.0] * 84 + [1.0] * 16)
-    point = operating.choose(np.zeros(100), truth)
+    point = thresholds.choose(np.zeros(100), truth)
     assert not point.useful
     assert "always positive" in point.reason
 
 
 @pytest.mark.parametrize(("truth", "words"), [([0, 0], "no positives"), ([1, 1], "no negatives"), ([], "no known")])
 def test_one_class(truth, words):
-    point = operating.choose([0.2, 0.9][: len(truth)], truth)
+    point = thresholds.choose([0.2, 0.9][: len(truth)], truth)
     assert not point.useful
     assert words in point.reason
     assert point.threshold == 0.5
 
 
 def test_thresholds_lie_midway_and_ends_hold_for_new_films():
-    found = operating.candidates([0.2, 0.6, 0.6, 0.4], [0, 1, 0, 1])
+    found = thresholds.candidates([0.2, 0.6, 0.6, 0.4], [0, 1, 0, 1])
     assert found.thresholds == pytest.approx([0, 0.3, 0.5, 1])
     assert found.counts.true_positive.tolist() == [2, 2, 1, 0]
     assert found.counts.false_positive.tolist() == [2, 1, 1, 0]
-    assert operating.candidates([0.0, 1.0], [0, 1]).thresholds[-1] > 1
-    scores = operating.candidates([-3.0, 5.0], [0, 1]).thresholds
+    assert thresholds.candidates([0.0, 1.0], [0, 1]).thresholds[-1] > 1
+    scores = thresholds.candidates([-3.0, 5.0], [0, 1]).thresholds
     assert scores[0] <= -3
     assert scores[1] == 1
     assert scores[2] > 5
@@ -104,14 +104,14 @@ def test_thresholds_lie_midway_and_ends_hold_for_new_films():
 @given(st.lists(st.tuples(st.floats(0, 1), st.booleans()), min_size=2, max_size=30))
 def test_counts_are_those_of_the_calls(rows):
     score, truth = (np.array(column, dtype=float) for column in zip(*rows, strict=True))
-    found = operating.candidates(score, truth)
+    found = thresholds.candidates(score, truth)
     for index, threshold in enumerate(found.thresholds):
-        assert operating.at(found.counts, index) == metrics.confusion(score >= threshold, truth)
+        assert thresholds.at(found.counts, index) == metrics.confusion(score >= threshold, truth)
 
 
 def test_plain_data_round_trip():
     probability, truth = films()
-    for point in (operating.choose(probability, truth), operating.choose([0.1], [0])):
+    for point in (thresholds.choose(probability, truth), thresholds.choose([0.1], [0])):
         data = json.loads(json.dumps(point.to_dict(), allow_nan=False))
         again = OperatingPoint.from_dict(data)
         assert again.to_dict() == point.to_dict()
@@ -123,7 +123,7 @@ def test_plain_data_round_trip():
 @pytest.mark.parametrize("rule", ["f3", "sensitivity>=1.5", "cost(1)", "cost(0,1)", "", "precision<0.5"])
 def test_unknown_rule(rule):
     with pytest.raises(ValueError, match="Unknown operating point rule"):
-        operating.choose([0.1, 0.9], [0, 1], rule)
+        thresholds.choose([0.1, 0.9], [0, 1], rule)
 
 
 def test_cross_validated_figures_are_humbler_than_those_on_the_same_films():
@@ -131,8 +131,8 @@ def test_cross_validated_figures_are_humbler_than_those_on_the_same_films():
     for seed in range(20):
         probability, truth = films(80, seed, gap=0.3)
         patients = np.arange(80)
-        inside = operating.choose(probability, truth, "youden")
-        outside = operating.cross_validated_figures(probability, truth, patients, "youden", folds=5, seed=seed)
+        inside = thresholds.choose(probability, truth, "youden")
+        outside = thresholds.cross_validated_figures(probability, truth, patients, "youden", folds=5, seed=seed)
         optimism.append(inside.sensitivity + inside.specificity - outside["sensitivity"] - outside["specificity"])
     assert np.mean(optimism) > 0.05
 
@@ -141,8 +141,8 @@ def test_calls_follow_the_ranking_only():
     probability, truth = films()
     patients = np.arange(300) % 90
     logit = 4 * np.log(np.clip(probability, 0.005, 0.995) / (1 - np.clip(probability, 0.005, 0.995)))
-    one = operating.cross_validated_calls(probability, truth, patients)
-    assert np.array_equal(one, operating.cross_validated_calls(logit, truth, patients))
+    one = thresholds.cross_validated_calls(probability, truth, patients)
+    assert np.array_equal(one, thresholds.cross_validated_calls(logit, truth, patients))
 
 
 def reach(rule, parts, draw):
@@ -150,7 +150,7 @@ def reach(rule, parts, draw):
     generator, found = np.random.default_rng(0), []
     for _ in range(parts):
         score, truth, patients = draw(generator)
-        point = operating.choose(score, truth, rule, patients=patients)
+        point = thresholds.choose(score, truth, rule, patients=patients)
         assert point.useful, point.reason
         found.append(0.5 * math.erfc((point.threshold - 1.5) / math.sqrt(2)))  # positives are normal, mean 1.5, sd 1
     return np.mean(np.array(found) >= 0.9), np.mean(found)
@@ -185,15 +185,15 @@ def test_the_bound_is_clopper_and_pearsons_and_wilkss():
     """For 29 patients .9^29 = .047 < .05: the lowest positive may just be the threshold. For 46 the second may."""
     for positives, allowed in ((29, 0), (45, 0), (46, 1), (61, 2)):
         score = np.concatenate([np.arange(positives), np.arange(500) - 500.0])
-        point = operating.choose(score, score >= 0, "sensitivity>=0.9")
+        point = thresholds.choose(score, score >= 0, "sensitivity>=0.9")
         assert point.useful
         assert round((1 - point.sensitivity) * positives) == allowed
-        assert point.promise == operating.PROMISE
+        assert point.promise == thresholds.PROMISE
         assert point.lower_bound >= 0.9
-    assert operating.choose(score, score >= 0, "sensitivity>=0.9").lower_bound == pytest.approx(
+    assert thresholds.choose(score, score >= 0, "sensitivity>=0.9").lower_bound == pytest.approx(
         reference_bound(59, 61), abs=1e-6
     )
-    mirrored = operating.choose(-score, score < 0, "specificity>=0.9")
+    mirrored = thresholds.choose(-score, score < 0, "specificity>=0.9")
     assert round((1 - mirrored.specificity) * 61) == 2
     assert mirrored.lower_bound == pytest.approx(reference_bound(59, 61), abs=1e-6)
 
@@ -206,7 +206,7 @@ def reference_bound(hits, trials):
 
 def test_too_few_patients_promise_nothing_and_say_how_many_would():
     score = np.concatenate([np.arange(28), np.arange(500) - 500.0])
-    point = operating.choose(score, score >= 0, "sensitivity>=0.9")
+    point = thresholds.choose(score, score >= 0, "sensitivity>=0.9")
     assert not point.useful
     assert point.reason == (
         "no useful threshold: no threshold can promise a sensitivity of 0.9: "
@@ -216,11 +216,11 @@ def test_too_few_patients_promise_nothing_and_say_how_many_would():
     assert point.specificity == 1  # the highest threshold that reaches every positive, not "always"
     films = np.concatenate([score, np.full(40, 5.0)])
     patients = np.concatenate([np.arange(528), np.full(40, 3)])  # one patient brings 41 films
-    crowded = operating.choose(films, films >= 0, "sensitivity>=0.9", patients=patients)
+    crowded = thresholds.choose(films, films >= 0, "sensitivity>=0.9", patients=patients)
     assert "28 positive patients count as 2.7, their films being unequally many, and at least 29" in crowded.reason
-    spared = operating.choose(-score, score < 0, "specificity>=0.9")
+    spared = thresholds.choose(-score, score < 0, "specificity>=0.9")
     assert "28 negative patients, at least 29 are needed" in spared.reason
-    assert "never that none is" in operating.choose(score, score >= 0, "sensitivity>=1").reason
+    assert "never that none is" in thresholds.choose(score, score >= 0, "sensitivity>=1").reason
 
 
 def test_the_effective_number_of_films_lies_between_patients_and_films():

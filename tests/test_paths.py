@@ -1,4 +1,4 @@
-"""models/files/paths.py: files whole or absent, attempts taken one by one, and the layout of the three folders."""
+"""models/files/layout.py: files whole or absent, attempts taken one by one, and the layout of the three folders."""
 
 import json
 import math
@@ -7,7 +7,7 @@ import threading
 import numpy as np
 import pytest
 
-from models.files.paths import (
+from models.files.layout import (
     BundlePaths,
     DatasetPaths,
     RunPaths,

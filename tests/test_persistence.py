@@ -1,4 +1,4 @@
-"""models/files/persistence.py: writes to file systems that really fail, for a while or for good."""
+"""models/files/retry.py: writes to file systems that really fail, for a while or for good."""
 
 import errno
 import logging
@@ -7,8 +7,8 @@ import subprocess
 
 import pytest
 
-from models.files.paths import append_json_line, read_json_lines, write_bytes
-from models.files.persistence import Patience, StorageFailed
+from models.files.layout import append_json_line, read_json_lines, write_bytes
+from models.files.retry import Patience, StorageFailed
 
 root_only = pytest.mark.skipif(os.geteuid() != 0, reason="mounts a file system of its own")
 

@@ -13,10 +13,10 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from pathologies.phantom.phantom import HEADER, PREFIX, PhantomConfig, draw_labels, render_example, write_phantom
-from pathologies.phantom.phantom_films import FilmRequest, render_film
-from pathologies.phantom.phantom_labels import CHEXPERT_COUNTS, CHEXPERT_IMAGES
-from pathologies.phantom.phantom_patients import CHILDREN, FINDINGS, draw_patient
+from pathologies.phantom.films import FilmRequest, render_film
+from pathologies.phantom.labels import CHEXPERT_COUNTS, CHEXPERT_IMAGES
+from pathologies.phantom.patients import CHILDREN, FINDINGS, draw_patient
+from pathologies.phantom.writer import HEADER, PREFIX, PhantomConfig, draw_labels, render_example, write_phantom
 
 CHEXPERT_HEADER = (
     "Path,Sex,Age,Frontal/Lateral,AP/PA,No Finding,Enlarged Cardiomediastinum,Cardiomegaly,Lung Opacity,Lung Lesion,"
@@ -246,7 +246,7 @@ def _train_network(films: np.ndarray, truth: np.ndarray, unseen: np.ndarray) -> 
     import timm
     import torch
 
-    from models.training.processor import cpu_precision
+    from models.training.cpu_features import cpu_precision
 
     torch.manual_seed(0)
     threads = torch.get_num_threads()

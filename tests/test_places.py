@@ -1,4 +1,4 @@
-"""orchestrator/storage/places.py and the commands on it: data sets, runs and bundles by URI."""
+"""orchestrator/storage/workspace.py and the commands on it: data sets, runs and bundles by URI."""
 
 import json
 import time
@@ -6,16 +6,18 @@ import time
 import pandas as pd
 import pytest
 
-from models.files.paths import BundlePaths, DatasetPaths, RunPaths, read_json, read_json_lines
-from orchestrator.cli.cli import main
-from orchestrator.cluster import inspection
+from models.files.layout import BundlePaths, DatasetPaths, RunPaths, read_json, read_json_lines
+from orchestrator.cli.app import main
+from orchestrator.cluster import node_facts
 from orchestrator.cluster.probes import missing_folders, remove_probes
 from orchestrator.datasets.dataset import load_dataset
 from orchestrator.inference.bundle import load_bundle
-from orchestrator.storage import lease, places
+from orchestrator.storage import lease, workspace
 from orchestrator.storage.lease import Lease, LeaseLost
 from orchestrator.storage.mirror import Mirror
-from orchestrator.storage.places import (
+from orchestrator.storage.object_store import Store
+from orchestrator.storage.staging import stage_bundle, stage_dataset
+from orchestrator.storage.workspace import (
     address,
     append_line,
     carried_on,
@@ -28,8 +30,6 @@ from orchestrator.storage.places import (
     stop_waiting,
     writing,
 )
-from orchestrator.storage.staging import stage_bundle, stage_dataset
-from orchestrator.storage.storage import Store
 from orchestrator.training.launch import record
 from tests.nih_like import write_nih_like
 from tests.small_data import disc_films
@@ -230,25 +230,25 @@ def test_a_search_leaves_its_trials_and_settings_there(storage, house):
 
 def test_the_doctor_writes_reads_and_tidies_the_storage(storage, house, tmp_path):
     uri, data = f"{storage.uri}/run", send(house / "dataset", f"{storage.uri}/data")
-    facts = inspection.look(uri, data, "t", "one")
+    facts = node_facts.look(uri, data, "t", "one")
     assert facts["written"] == ""
     assert facts["dataset"]["bytes"] == DatasetPaths(house / "dataset").images.stat().st_size
     assert facts["disk_free"] > 0
-    reads = inspection.read_probes(uri, "t", ["one", "two"])
+    reads = node_facts.read_probes(uri, "t", ["one", "two"])
     assert reads["one"] == ""
     assert uri in reads["two"]
     assert missing_folders(uri) == []
     remove_probes(uri, "t", ["one", "two"], [])
     assert Store(uri).list() == {}
-    elsewhere = inspection.look("s3://elsewhere/run", "s3://elsewhere/data", "t", "one")
+    elsewhere = node_facts.look("s3://elsewhere/run", "s3://elsewhere/data", "t", "one")
     assert "There is no bucket" in elsewhere["written"]
     assert "There is no bucket" in elsewhere["dataset"]["error"]
 
 
 def test_ctrl_c_does_not_wait_for_a_storage_that_is_away(storage, monkeypatch, caplog):
     """A run's driver records its end, a search's sends its files: neither for longer than a request."""
-    monkeypatch.setattr(places, "SHORT_PATIENCE", 0.2)
-    monkeypatch.setattr(places, "PATIENCE", 15.0)
+    monkeypatch.setattr(workspace, "SHORT_PATIENCE", 0.2)
+    monkeypatch.setattr(workspace, "PATIENCE", 15.0)
     monkeypatch.setattr(lease, "RELEASE", 0.2)
 
     def stop_a_run(uri):

@@ -8,12 +8,12 @@ import pytest
 
 from models.config import TrainConfig
 from models.data.targets import PARTS, Targets
-from models.files.paths import DatasetPaths, RunPaths, read_json, write_json
-from models.training.processor import cpu_precision
+from models.files.layout import DatasetPaths, RunPaths, read_json, write_json
+from models.training.cpu_features import cpu_precision
 from orchestrator.datasets.dataset import hash_file
 from orchestrator.training.plan import TrainRequest, chosen_targets, plan_run, resolved_config, usable_views
 from pathologies.findings.catalog import CHEXPERT_TARGETS, load_catalog
-from pathologies.labels.labels import LabelPolicy
+from pathologies.labels.resolution import LabelPolicy
 from tests.small_data import SIZE, make_dataset, write_dataset
 
 CATALOG = load_catalog()

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from models.statistics.power import (
+from models.statistics.sample_size import (
     HALF_WIDTH,
     Z_95,
     auc_standard_error,

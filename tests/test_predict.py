@@ -10,7 +10,7 @@ from PIL import Image
 from models.data.cache import open_images
 from models.data.images import load_image
 from models.data.intensity import INTENSITY_CONTRACTS
-from models.files.paths import read_json
+from models.files.layout import read_json
 from orchestrator.inference.bundle import load_bundle
 from orchestrator.inference.predict import PredictRequest, collect_paths, predict
 from pathologies.errors import InputError

@@ -8,10 +8,10 @@ import pandas as pd
 import pytest
 
 from models.statistics.metrics import sigmoid
-from models.statistics.operating import PROMISE
 from models.statistics.reliability import log_odds
-from orchestrator.cli.cli import main
-from orchestrator.inference.answers import parse_assignments, threshold_notes, thresholds_of
+from models.statistics.thresholds import PROMISE
+from orchestrator.cli.app import main
+from orchestrator.inference.decisions import parse_assignments, threshold_notes, thresholds_of
 from orchestrator.inference.identity import Asked
 from orchestrator.inference.predict import PredictRequest, predict
 from tests.small_data import disc_films

@@ -16,7 +16,7 @@ from PIL import Image
 
 from models.data.images import load_image, try_load_image
 from models.data.intensity import INTENSITY_CONTRACT, INTENSITY_CONTRACTS
-from models.files.paths import DatasetPaths, write_json
+from models.files.layout import DatasetPaths, write_json
 from orchestrator.datasets import decoding
 from orchestrator.datasets.dataset import load_dataset
 from orchestrator.datasets.prepare import PrepareRequest, draw_patients, prepare

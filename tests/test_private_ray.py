@@ -1,4 +1,4 @@
-"""orchestrator/training/private_ray.py and reach.py: the token's file, what listens where, and who gets into a
+"""orchestrator/training/private_ray.py and socket_probe.py: the token's file, what listens where, and who gets into a
 real training.
 """
 
@@ -18,9 +18,9 @@ import pytest
 
 from bench import attack_surface
 from bench.loopback import loopback
-from orchestrator.training import reach
-from orchestrator.training.cluster import connected
+from orchestrator.training import socket_probe
 from orchestrator.training.private_ray import PREFIX, sweep, token_file
+from orchestrator.training.ray_session import connected
 from tests.conftest import PROJECT
 from tests.processes import all_gone, command, descendants, environment
 
@@ -81,18 +81,20 @@ def test_where_a_process_listens_is_read_from_the_system(family, address, shown)
         port = server.getsockname()[1]
         closed_port = closed.getsockname()[1]
         closed.close()
-        found = {one.port: one for one in reach.listeners([os.getpid()])}
+        found = {one.port: one for one in socket_probe.listeners([os.getpid()])}
         assert found[port].address == shown
         assert found[port].on_loopback == (shown in ("127.0.0.1", "::1"))
         assert closed_port not in found
-        beyond = [reach.takes_connections(one, port) for one in reach.network_addresses() if ":" not in one]
+        beyond = [
+            socket_probe.takes_connections(one, port) for one in socket_probe.network_addresses() if ":" not in one
+        ]
         assert beyond == [shown == "0.0.0.0" or (shown == "::" and beyond[0])] * len(beyond)
-    assert port not in {one.port for one in reach.listeners([os.getpid()])}
+    assert port not in {one.port for one in socket_probe.listeners([os.getpid()])}
 
 
 def test_the_tree_of_a_process():
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:
-        tree = reach.process_tree(os.getpid())
+        tree = socket_probe.process_tree(os.getpid())
         assert tree[0] == os.getpid()
         assert set(tree) >= {child.pid, *descendants(os.getpid())}
         child.kill()
@@ -101,14 +103,14 @@ def test_the_tree_of_a_process():
 @pytest.mark.parametrize(
     ("out", "err", "outcome"),
     [
-        (f"{reach.LET_IN} 42", "Unauthenticated, says some other line", reach.LET_IN),
-        ("ConnectionError Failed to connect", "RPC error: InvalidAuthToken: token is missing", reach.REFUSED),
-        ("ConnectionError Failed to connect", "waiting for GCS to become available.", reach.NO_CONNECTION),
+        (f"{socket_probe.LET_IN} 42", "Unauthenticated, says some other line", socket_probe.LET_IN),
+        ("ConnectionError Failed to connect", "RPC error: InvalidAuthToken: token is missing", socket_probe.REFUSED),
+        ("ConnectionError Failed to connect", "waiting for GCS to become available.", socket_probe.NO_CONNECTION),
         ("", "No module named ray", "unclear: No module named ray"),
     ],
 )
 def test_what_a_client_tells(out, err, outcome):
-    assert reach._outcome(subprocess.CompletedProcess([], 0, out, err)) == outcome
+    assert socket_probe._outcome(subprocess.CompletedProcess([], 0, out, err)) == outcome
 
 
 # -- the real thing
@@ -119,7 +121,7 @@ def training(tmp_path_factory):
     """(the driver of `hilum train`, its process tree, its training process), at work."""
     folder = tmp_path_factory.mktemp("reach")
     with attack_surface.training(folder) as (driver, worker):
-        tree = reach.process_tree(driver.pid)
+        tree = socket_probe.process_tree(driver.pid)
         yield driver, tree, worker, folder / "log"
         # Ray's agents wait a minute for a killed Ray to come back before they end
         mortal = [pid for pid in tree if not command(pid).startswith(("ray::DashboardAgent", "ray::RuntimeEnvAgent"))]
@@ -133,7 +135,7 @@ def token_path(worker: int) -> Path:
 @pytest.mark.ray
 def test_nothing_of_a_training_listens_beyond_loopback(training):
     driver, tree, worker, _ = training
-    found = reach.listeners(tree)
+    found = socket_probe.listeners(tree)
     assert {"gcs_server", "raylet", "ray::RuntimeEnvAgent"} < {one.process for one in found}
     assert {driver.pid, worker} < {one.pid for one in found}
     assert [one for one in found if not one.on_loopback] == []
@@ -141,25 +143,27 @@ def test_nothing_of_a_training_listens_beyond_loopback(training):
 
 @pytest.mark.ray
 def test_a_client_without_the_token_gets_into_no_training(training):
-    """On the network address of this machine, and on loopback, which other users of it reach."""
+    """On the network address of this machine, and on loopback, which other users of it socket_probe."""
     _, tree, _, _ = training
-    networks = [address for address in reach.network_addresses() if ":" not in address]
+    networks = [address for address in socket_probe.network_addresses() if ":" not in address]
     if not networks:
         pytest.skip("this machine has no address but loopback")
-    sockets = reach.listeners(tree)
+    sockets = socket_probe.listeners(tree)
     head = next(one.port for one in sockets if one.process == "gcs_server")
-    assert [one for one in sockets if any(reach.takes_connections(address, one.port) for address in networks)] == []
-    tried = [(address, how) for address in ("127.0.0.1", networks[0]) for how in reach.STRANGERS]
+    assert [
+        one for one in sockets if any(socket_probe.takes_connections(address, one.port) for address in networks)
+    ] == []
+    tried = [(address, how) for address in ("127.0.0.1", networks[0]) for how in socket_probe.STRANGERS]
     with ThreadPoolExecutor() as pool:
-        outcomes = list(pool.map(lambda one: reach.try_client(f"{one[0]}:{head}", one[1]), tried))
-    assert outcomes == [reach.REFUSED] * 2 + [reach.NO_CONNECTION] * 2
+        outcomes = list(pool.map(lambda one: socket_probe.try_client(f"{one[0]}:{head}", one[1]), tried))
+    assert outcomes == [socket_probe.REFUSED] * 2 + [socket_probe.NO_CONNECTION] * 2
 
 
 @pytest.mark.ray
 def test_the_agent_that_prepares_environments_answers_nobody_without_the_token(training):
     """It could install packages and unpack files; it speaks HTTP, and the port is the system's choice."""
     _, tree, worker, _ = training
-    agent = next(one for one in reach.listeners(tree) if one.process == "ray::RuntimeEnvAgent")
+    agent = next(one for one in socket_probe.listeners(tree) if one.process == "ray::RuntimeEnvAgent")
 
     def status(**headers: str) -> int:
         connection = http.client.HTTPConnection(agent.address, agent.port, timeout=10)
@@ -169,7 +173,7 @@ def test_the_agent_that_prepares_environments_answers_nobody_without_the_token(t
     assert status() == 401
     assert status(Authorization=f"Bearer {secrets.token_hex(32)}") == 403
     assert status(Authorization=f"Bearer {token_path(worker).read_text(encoding='ascii')}") == 200
-    assert not reach.takes_connections("127.0.0.1", 52365)  # Ray's default for the agent that takes jobs
+    assert not socket_probe.takes_connections("127.0.0.1", 52365)  # Ray's default for the agent that takes jobs
 
 
 @pytest.mark.ray
@@ -204,15 +208,15 @@ def test_one_after_the_other_in_one_process_a_cluster_with_its_own_token_include
         theirs = {name: cluster.environment()[name] for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN_PATH")}
         for name, value in theirs.items():
             monkeypatch.setenv(name, value)
-        paths, others = set(), set(reach.process_tree(os.getpid())[1:])
+        paths, others = set(), set(socket_probe.process_tree(os.getpid())[1:])
         for _ in range(2):
             with connected() as ray:
                 paths.add(ray.get(ray.remote(lambda: os.environ["RAY_AUTH_TOKEN_PATH"]).remote()))
-                ours = reach.listeners(set(reach.process_tree(os.getpid())) - others)
+                ours = socket_probe.listeners(set(socket_probe.process_tree(os.getpid())) - others)
                 assert len(ours) > 5
                 assert [one for one in ours if not one.on_loopback] == []
         assert len(paths - {theirs["RAY_AUTH_TOKEN_PATH"]}) == 2
         with connected(cluster.address) as ray:
             assert len(ray.nodes()) == 1
         assert {name: os.environ[name] for name in theirs} == theirs
-        assert reach.try_client(cluster.address, reach.WITHOUT_TOKEN) == reach.REFUSED
+        assert socket_probe.try_client(cluster.address, socket_probe.WITHOUT_TOKEN) == socket_probe.REFUSED

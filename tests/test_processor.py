@@ -1,10 +1,10 @@
-"""models/training/processor.py: number formats from the processor's flags."""
+"""models/training/cpu_features.py: number formats from the processor's flags."""
 
 from pathlib import Path
 
 import pytest
 
-from models.training import processor
+from models.training import cpu_features
 
 INTEL = "processor\t: 0\nvendor_id\t: GenuineIntel\nflags\t\t: fpu avx2 avx512_bf16 amx_tile\n\nprocessor\t: 1\n"
 ARM = "processor\t: 0\nBogoMIPS\t: 50.00\nFeatures\t: fp asimd bf16\n"
@@ -13,13 +13,13 @@ ARM = "processor\t: 0\nBogoMIPS\t: 50.00\nFeatures\t: fp asimd bf16\n"
 @pytest.fixture
 def flags_of(monkeypatch):
     def read(text):
-        processor.processor_flags.cache_clear()
+        cpu_features.processor_flags.cache_clear()
         monkeypatch.setattr(Path, "read_text", lambda path, **options: text)
-        return processor.processor_flags()
+        return cpu_features.processor_flags()
 
     yield read
     monkeypatch.undo()
-    processor.processor_flags.cache_clear()
+    cpu_features.processor_flags.cache_clear()
 
 
 def test_flags_are_whole_words_of_the_first_processor(flags_of):
@@ -33,20 +33,20 @@ def test_flags_are_whole_words_of_the_first_processor(flags_of):
 )
 def test_bf16_only_where_the_processor_computes_in_it(flags_of, flags, precision):
     flags_of(f"flags : {flags}\n")
-    assert processor.cpu_precision() == precision
+    assert cpu_features.cpu_precision() == precision
 
 
 def test_arm_computes_in_fp32(flags_of):
     """Its processors may have instructions for bf16; a training in it was not measured there."""
     assert flags_of(ARM) == frozenset()
-    assert processor.cpu_precision() == "fp32"
+    assert cpu_features.cpu_precision() == "fp32"
 
 
 def test_a_system_that_does_not_tell(monkeypatch):
     def absent(path, **options):
         raise FileNotFoundError(path)
 
-    processor.processor_flags.cache_clear()
+    cpu_features.processor_flags.cache_clear()
     monkeypatch.setattr(Path, "read_text", absent)
-    assert processor.cpu_precision() == "fp32"
-    processor.processor_flags.cache_clear()
+    assert cpu_features.cpu_precision() == "fp32"
+    cpu_features.processor_flags.cache_clear()

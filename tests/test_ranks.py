@@ -1,4 +1,6 @@
-"""models/training/ranks.py: two CPU ranks give the gradients of one, a whole training the same figures, and resume."""
+"""models/training/distributed.py: two CPU ranks give the gradients of one, a whole training the same figures,
+and resume.
+"""
 
 import dataclasses
 
@@ -8,13 +10,13 @@ import torch
 from torch import multiprocessing, nn
 
 from models.config import TrainConfig
-from models.data.batches import Pixels
-from models.files.paths import AttemptPaths, TargetPaths, read_json, read_json_lines, write_json
+from models.data.loading import Pixels
+from models.files.layout import AttemptPaths, TargetPaths, read_json, read_json_lines, write_json
 from models.process.job import run_job
-from models.training.ranks import Ranks, _group, share_statistics
-from models.training.recipe import assemble
-from models.training.train import Task, train_step
-from orchestrator.training.sharing import with_ranks
+from models.training.distributed import Ranks, _group, share_statistics
+from models.training.loop import Task, train_step
+from models.training.optimisation import assemble
+from orchestrator.training.resources import with_ranks
 from tests.small_data import disc_films, make_dataset, make_targets
 
 CONFIG = TrainConfig(backbone="test_resnet", batch_size=16, epochs=3, device="cpu", precision="fp32", mixup=0.4,

@@ -1,4 +1,4 @@
-"""models/training/rate_range.py and orchestrator/tuning/rate_finder.py: a sensible decade, a marked divergence,
+"""models/training/lr_range_test.py and orchestrator/tuning/lr_finder.py: a sensible decade, a marked divergence,
 nothing changed.
 """
 
@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from models.files.paths import read_json
-from models.training.rate_range import Ramp, RangeTest, smooth
-from orchestrator.cli.cli import app
+from models.files.layout import read_json
+from models.training.lr_range_test import Ramp, RangeTest, smooth
+from orchestrator.cli.app import app
 from orchestrator.storage.mirror import Mirror
-from orchestrator.storage.storage import Store
-from orchestrator.tuning.rate_finder import RateRequest, RateResult, find_rate, suggestions
+from orchestrator.storage.object_store import Store
+from orchestrator.tuning.lr_finder import RateRequest, RateResult, find_rate, suggestions
 from tests.small_data import make_dataset
 
 SETTINGS = {"backbone": "plain", "batch_size": 16, "precision": "fp32", "device": "cpu"}

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from models.config import TrainConfig
-from models.training.recipe import (
+from models.training.optimisation import (
     assemble,
     film_size,
     freeze,

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from models.config import RECIPE_VERSION, TrainConfig
-from models.files.paths import RunPaths, read_json, write_json
+from models.files.layout import RunPaths, read_json, write_json
 from tests.test_plan import dataset, finish, plan
 from tests.test_teaching import drawn_epoch, mixed
 

@@ -1,15 +1,15 @@
-"""orchestrator/training/reduction.py, retries.py: out of memory, half the batch goes on, or the outcome says
+"""orchestrator/training/batch_backoff.py, retries.py: out of memory, half the batch goes on, or the outcome says
 what it needs.
 """
 
 import pytest
 import torch
 
-import models.data.batches
+import models.data.loading
 from models.config import TrainConfig
-from models.files.paths import RunPaths, read_json, read_json_lines
+from models.files.layout import RunPaths, read_json, read_json_lines
+from orchestrator.training.batch_backoff import as_wished, halve
 from orchestrator.training.plan import TrainRequest, plan_run
-from orchestrator.training.reduction import as_wished, halve
 from orchestrator.training.retries import MOST_INTERRUPTIONS, Retries
 from tests.small_data import make_dataset
 from tests.small_run import SETTINGS, train_inline
@@ -25,7 +25,7 @@ def dataset(tmp_path_factory):
 @pytest.fixture
 def short_of_memory(monkeypatch):
     """After the `after`th batch, a training batch of `films` or more asks the system for memory that no machine has."""
-    whole = models.data.batches.normalise
+    whole = models.data.loading.normalise
 
     def inject(films, after=0):
         count = [0]
@@ -36,7 +36,7 @@ def short_of_memory(monkeypatch):
                 torch.empty(2**46)
             return whole(batch, *words)
 
-        monkeypatch.setattr(models.data.batches, "normalise", normalise)
+        monkeypatch.setattr(models.data.loading, "normalise", normalise)
 
     return inject
 

@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 
-from models.files.paths import TargetPaths, read_json
+from models.files.layout import TargetPaths, read_json
 from tests.conftest import PROJECT
 from tests.small_data import make_dataset
 from tests.test_job import prepare_target, train

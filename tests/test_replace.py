@@ -6,9 +6,9 @@ import shutil
 import numpy as np
 import pytest
 
-from models.files.paths import read_json
-from orchestrator.cli.cli import app
-from orchestrator.ensembling.ensemble import EnsembleRequest, build_bundle
+from models.files.layout import read_json
+from orchestrator.cli.app import app
+from orchestrator.ensembling.build import EnsembleRequest, build_bundle
 from orchestrator.ensembling.replace import ReplaceRequest, replace_findings, replacement_table
 from orchestrator.inference.bundle import load_bundle, self_test
 from orchestrator.inference.predict import PredictRequest, predict

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from models.data.batches import Pixels
+from models.data.loading import Pixels
 from models.data.resident import gather, resident, send, upload
 
 FILMS = np.random.default_rng(0).integers(0, 256, (7, 8, 8), dtype=np.uint8)

@@ -1,4 +1,4 @@
-"""orchestrator/training/rounds.py: no core idle in the last round, and nothing changed where that cannot be or
+"""orchestrator/training/last_round.py: no core idle in the last round, and nothing changed where that cannot be or
 is not ours.
 """
 
@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from models.config import TrainConfig
-from models.files.paths import RunPaths
+from models.files.layout import RunPaths
+from orchestrator.training.last_round import whole_rounds
 from orchestrator.training.plan import Job
-from orchestrator.training.rounds import whole_rounds
 
 
 def jobs(count: int, threads: int = 1) -> list[Job]:

@@ -7,14 +7,14 @@ import shutil
 import numpy as np
 import pytest
 
-from models.files.paths import RunPaths, append_json_line, read_json, read_json_lines, write_json
+from models.files.layout import RunPaths, append_json_line, read_json, read_json_lines, write_json
 from models.statistics.bootstrap import Interval, PatientBootstrap, holm, p_value, paired_difference
-from orchestrator.cli.cli import app
-from orchestrator.evaluation.run_comparison import CompareRequest, adjusted, compare_runs, comparison_rows
-from orchestrator.evaluation.run_cost import compute_ratio
-from orchestrator.evaluation.run_verdict import comparison_sentences
+from orchestrator.cli.app import app
+from orchestrator.evaluation.compare_runs import CompareRequest, adjusted, compare_runs, comparison_rows
+from orchestrator.evaluation.compare_runs_report import comparison_sentences
+from orchestrator.evaluation.training_cost import compute_ratio
 from orchestrator.storage.mirror import Mirror
-from orchestrator.storage.storage import Store
+from orchestrator.storage.object_store import Store
 from tests.fake_run import FILMS, add_fake_shared, make_fake_dataset, make_logits, make_truth, write_fake_run
 from tests.small_data import label_frame, make_targets, parts_of
 

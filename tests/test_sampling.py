@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from pathologies.labels.sampling import combination_of, target_weights, vector_epoch, vector_weights
+from pathologies.labels.sample_weights import combination_of, target_weights, vector_epoch, vector_weights
 
 LABELS = arrays(
     np.float32,

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn import metrics as reference
 
-from models.training.scores import log_loss, selection_rule, shared_summary, summary
+from models.training.selection import log_loss, selection_rule, shared_summary, summary
 
 
 def part(positives, negatives):

@@ -1,10 +1,10 @@
-"""models/files/sealed.py: a changed bit anywhere in a sealed file is noticed."""
+"""models/files/checksummed.py: a changed bit anywhere in a sealed file is noticed."""
 
 import numpy as np
 import pytest
 import torch
 
-from models.files.sealed import Damaged, seal, unseal, whole
+from models.files.checksummed import Damaged, seal, unseal, whole
 
 TENSORS = {"a": torch.arange(6, dtype=torch.float32).reshape(2, 3), "b": torch.tensor(3), "c": torch.zeros(0)}
 

@@ -8,18 +8,18 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from models.files.paths import RunPaths, TargetPaths, read_json, write_json
-from orchestrator.ensembling.ensemble import finished_targets
+from models.files.layout import RunPaths, TargetPaths, read_json, write_json
+from orchestrator.ensembling.build import finished_targets
 from orchestrator.training.plan import TrainRequest, plan_run, read_material
-from orchestrator.training.tuned import read_tuned
-from orchestrator.tuning.search import tune_run
-from orchestrator.tuning.search_files import (
+from orchestrator.training.tuned_settings import read_tuned
+from orchestrator.tuning.study import SearchRequest, open_search
+from orchestrator.tuning.trials import (
     SearchPaths,
     adopt_trials,
     ranked,
     read_trials,
 )
-from orchestrator.tuning.search_plan import SearchRequest, open_search
+from orchestrator.tuning.tune import tune_run
 from tests.small_data import make_dataset, write_dataset
 from tests.small_run import SETTINGS, silent, train_inline
 
@@ -97,7 +97,7 @@ def test_the_same_command_again_changes_nothing(copied, dataset):
 
 def test_an_interrupted_search_goes_on_to_the_same_trials_and_scores(searched, dataset, tmp_path, monkeypatch):
     """Interrupted in the second trial's second epoch: that trial goes on from its checkpoint, the first is not run."""
-    from orchestrator.tuning.search_tune import Halving
+    from orchestrator.tuning.executors import Halving
 
     told = Halving.worse
     calls = []

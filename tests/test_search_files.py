@@ -3,8 +3,8 @@
 import json
 from types import SimpleNamespace
 
-from models.files.paths import RunPaths, TargetPaths, read_json, write_json
-from orchestrator.tuning.search_files import SearchPaths, bury_trial, drop_checkpoints, ranked, read_trials, stop_trial
+from models.files.layout import RunPaths, TargetPaths, read_json, write_json
+from orchestrator.tuning.trials import SearchPaths, bury_trial, drop_checkpoints, ranked, read_trials, stop_trial
 
 
 def finished_trial(paths: TargetPaths, rows=(), **outcome):
@@ -59,7 +59,7 @@ def test_a_running_trial_keeps_its_checkpoint_whatever_the_others_do(tmp_path):
 
 
 def halving_over(tmp_path, epochs=6):
-    from orchestrator.tuning.search_tune import Halving
+    from orchestrator.tuning.executors import Halving
 
     search = SearchPaths(RunPaths(tmp_path), "edema")
     halving = Halving(SimpleNamespace(paths=search), epochs)

@@ -1,4 +1,4 @@
-"""orchestrator/tuning/search_tune.py with a real Ray: drivers and trials that are killed or interrupted."""
+"""orchestrator/tuning/executors.py with a real Ray: drivers and trials that are killed or interrupted."""
 
 import signal
 import subprocess
@@ -10,8 +10,8 @@ import pytest
 
 from bench.search_course import Course, processes_of
 from bench.search_kill import run_course
-from models.files.paths import RunPaths
-from orchestrator.tuning.search_files import SearchPaths
+from models.files.layout import RunPaths
+from orchestrator.tuning.trials import SearchPaths
 from tests.processes import hilum_words, quiet_environment, wait_for
 from tests.small_data import write_dataset
 from tests.test_search import FIXED

@@ -7,12 +7,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from models.files.paths import RunPaths, read_json, write_json
-from models.training.scores import selection_rule
+from models.files.layout import RunPaths, read_json, write_json
+from models.training.selection import selection_rule
 from orchestrator.training.plan import read_material
-from orchestrator.tuning import search_report
-from orchestrator.tuning.search_files import SearchPaths, Trial, read_trials
-from orchestrator.tuning.search_report import (
+from orchestrator.tuning import report
+from orchestrator.tuning.report import (
     COLUMNS,
     compare,
     compare_all,
@@ -21,7 +20,8 @@ from orchestrator.tuning.search_report import (
     trials_table,
     write_report,
 )
-from orchestrator.tuning.search_space import Dimension
+from orchestrator.tuning.space import Dimension
+from orchestrator.tuning.trials import SearchPaths, Trial, read_trials
 from tests.small_data import make_dataset
 
 SPACE = (
@@ -71,7 +71,7 @@ def test_verdicts_of_many_findings_are_adjusted_for_their_number(material, tmp_p
     """A winner that is just better by itself is not among twenty like it; the figures stay."""
     search = make_search(tmp_path, material, [2.0, 0.2])
     alone = compare(search)
-    monkeypatch.setattr(search_report, "compare", lambda one: dataclasses.replace(alone, p=0.01))
+    monkeypatch.setattr(report, "compare", lambda one: dataclasses.replace(alone, p=0.01))
     many = compare_all({f"finding{number}": search for number in range(20)})
     assert {one.verdict for one in many.values()} == {"no difference shown"}
     assert {(one.difference, one.low) for one in many.values()} == {(alone.difference, alone.low)}

@@ -13,10 +13,10 @@ from safetensors.numpy import load_file
 
 from models.config import TrainConfig
 from models.data.targets import Targets
-from models.files.paths import DatasetPaths, TargetPaths, read_json_lines, write_json
+from models.files.layout import DatasetPaths, TargetPaths, read_json_lines, write_json
 from models.process.job import Superseded, open_task, run_job
 from models.statistics.metrics import auc
-from models.training.train import train_target
+from models.training.loop import train_target
 from tests.conftest import PROJECT
 from tests.processes import kill_delays
 from tests.small_data import make_dataset, make_targets

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from models.data.cache import open_images
-from models.files.paths import RunPaths, read_json, write_json
-from orchestrator.cli.cli import app
-from orchestrator.ensembling.ensemble import EnsembleRequest, build_bundle
+from models.files.layout import RunPaths, read_json, write_json
+from orchestrator.cli.app import app
+from orchestrator.ensembling.build import EnsembleRequest, build_bundle
 from orchestrator.ensembling.members import finished_targets, member_table
 from orchestrator.ensembling.replace import ReplaceRequest, dependants_of, replace_findings
 from orchestrator.inference.bundle import load_bundle, self_test

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from models.data.targets import Targets
-from models.files.paths import RunPaths, read_json, read_json_lines, write_json
-from orchestrator.cli.cli import app
+from models.files.layout import RunPaths, read_json, read_json_lines, write_json
+from orchestrator.cli.app import app
 from orchestrator.training.plan import TrainRequest, plan_run
 from tests.small_data import disc_films, make_dataset, write_dataset
 from tests.small_run import SETTINGS, train_inline

@@ -1,4 +1,6 @@
-"""orchestrator/training/sharing.py: how many trainings fit on a card or a node, and a real peak beside the estimate."""
+"""orchestrator/training/resources.py: how many trainings fit on a card or a node, and a real peak beside the
+estimate.
+"""
 
 import dataclasses
 import os
@@ -9,11 +11,11 @@ import numpy as np
 import pytest
 
 from models.config import TrainConfig
-from models.files.paths import TargetPaths, read_json, write_json
-from orchestrator.cluster import inspection
-from orchestrator.cluster.verdicts import Machine, slots
+from models.files.layout import TargetPaths, read_json, write_json
+from orchestrator.cluster import node_facts
+from orchestrator.cluster.checks import Machine, slots
 from orchestrator.training.memory import Estimate, estimate
-from orchestrator.training.sharing import cluster_precision, definite_share, gpu_share, memory_request, parse_share
+from orchestrator.training.resources import cluster_precision, definite_share, gpu_share, memory_request, parse_share
 from tests.conftest import PROJECT
 from tests.small_data import make_targets, write_dataset
 
@@ -90,7 +92,8 @@ def test_the_estimate_beside_a_measured_peak(tmp_path):
     make_targets(truth).save(paths.targets)
     config = TrainConfig(backbone="resnet10t", batch_size=16, epochs=1, device="cpu", precision="fp32")
     write_json(paths.config, {"config": config.to_dict()})
-    code = "import sys; from pathlib import Path; from models.process.job import run_job; run_job(*map(Path, sys.argv[1:]))"
+    code = "import sys; from pathlib import Path; from models.process.job import run_job; "
+    code += "run_job(*map(Path, sys.argv[1:]))"
     subprocess.run([sys.executable, "-c", code, dataset, paths.root], cwd=PROJECT, timeout=900, check=True)
     outcome = read_json(paths.outcome)
     assert outcome["status"] == "ok", outcome["error"]
@@ -110,10 +113,10 @@ def fake_nvidia_smi(folder, *capabilities):
 def test_capabilities_are_numbers_and_not_words(tmp_path, monkeypatch):
     """12.0 is newer than 7.5, though its first letter is not."""
     monkeypatch.setenv("PATH", fake_nvidia_smi(tmp_path, "12.0", "7.5"))
-    assert inspection.capabilities() == [(12, 0), (7, 5)]
-    assert inspection.cards() == []  # a field that it does not know
+    assert node_facts.capabilities() == [(12, 0), (7, 5)]
+    assert node_facts.cards() == []  # a field that it does not know
     monkeypatch.setenv("PATH", fake_nvidia_smi(tmp_path))
-    assert inspection.capabilities() == []
+    assert node_facts.capabilities() == []
 
 
 @pytest.mark.ray

@@ -10,8 +10,8 @@ import pytest
 
 from orchestrator.storage import lease as module
 from orchestrator.storage.lease import Lease
-from orchestrator.storage.places import writing
-from orchestrator.storage.storage import Store
+from orchestrator.storage.object_store import Store
+from orchestrator.storage.workspace import writing
 from tests.conftest import PROJECT
 from tests.processes import wait_for
 
@@ -21,7 +21,7 @@ EXPIRY = (0.1, 0.5)  # renewed every 0.1 s, taken over after 0.5 s
 SLEEPER = """
 import os, signal, sys
 from orchestrator.storage import lease
-from orchestrator.storage.places import writing
+from orchestrator.storage.workspace import writing
 
 uri, before = sys.argv[1], int(sys.argv[2])
 lease.Lease.__init__.__defaults__ = (0.1, 0.5)

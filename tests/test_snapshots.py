@@ -12,18 +12,18 @@ import pandas as pd
 import pytest
 
 from models.config import TrainConfig
-from models.files.paths import AttemptPaths, BundlePaths, RunPaths, TargetPaths, read_json
+from models.files.layout import AttemptPaths, BundlePaths, RunPaths, TargetPaths, read_json
 from models.process.job import run_job
 from models.training.checkpoint import Progress
-from models.training.recipe import rate_factor
+from models.training.optimisation import rate_factor
 from models.training.snapshots import cycle_ends, drop_snapshots, keep_snapshot, snapshot_facts
-from orchestrator.cli.cli import app
+from orchestrator.cli.app import app
 from orchestrator.datasets.dataset import load_dataset
-from orchestrator.ensembling.ensemble import EnsembleRequest, build_bundle
+from orchestrator.ensembling.build import EnsembleRequest, build_bundle
 from orchestrator.ensembling.members import bundled_table, finished_targets, member_table
 from orchestrator.ensembling.replace import ReplaceRequest, replace_findings
 from orchestrator.inference.bundle import load_bundle, self_test
-from orchestrator.tuning.search_files import SearchPaths, adopt_trials
+from orchestrator.tuning.trials import SearchPaths, adopt_trials
 from tests.conftest import PROJECT
 from tests.fake_run import QUICK
 from tests.processes import kill_delays

@@ -4,7 +4,7 @@ import gzip
 
 import pytest
 
-from pathologies.sources.sources import SOURCES, read_labels
+from pathologies.sources.registry import SOURCES, read_labels
 from tests.chexpert_like import HEADER
 from tests.label_files import write
 

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from pathologies.findings.catalog import CHEXPERT_TARGETS
-from pathologies.sources.sources import read_labels
+from pathologies.sources.registry import read_labels
 from tests.chexpert_like import HEADER, write_chexpert_like
 from tests.label_files import check_frame, touch, write
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pathologies.findings.catalog import CHEXPERT_TARGETS
-from pathologies.sources.sources import read_labels
+from pathologies.sources.registry import read_labels
 from tests.label_files import check_frame, touch, write
 
 TWELVE = set(CHEXPERT_TARGETS)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from pathologies.sources.sources import read_labels
+from pathologies.sources.registry import read_labels
 from tests.label_files import check_frame, touch, write
 
 MAPPING = """

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pathologies.sources.sources import read_labels
+from pathologies.sources.registry import read_labels
 from tests.label_files import check_frame, touch, write
 
 VINDR_BOXES = (

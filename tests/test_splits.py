@@ -8,9 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pathologies.sources.sources import read_labels
-from pathologies.splits.shared_splits import apply_split, check_split, share_split
-from pathologies.splits.splits import (
+from pathologies.sources.registry import read_labels
+from pathologies.splits.assignment import (
     FRACTIONS,
     PARTS,
     assign_parts,
@@ -20,6 +19,7 @@ from pathologies.splits.splits import (
     positive_rates,
     split_hash,
 )
+from pathologies.splits.sharing import apply_split, check_split, share_split
 from tests.chexpert_like import SLUGS, as_label_frame, chexpert_like
 
 FINDINGS = ("edema", "fracture", "pneumonia")

@@ -7,13 +7,13 @@ from collections import namedtuple
 
 import pytest
 
-from models.files.paths import DatasetPaths
+from models.files.layout import DatasetPaths
 from orchestrator.datasets.dataset import load_dataset
 from orchestrator.storage import staging
 from orchestrator.storage.mirror import Mirror
+from orchestrator.storage.object_store import Store
 from orchestrator.storage.scratch import scratch
 from orchestrator.storage.staging import origin, stage_bundle, stage_dataset
-from orchestrator.storage.storage import Store
 from tests.conftest import PROJECT
 from tests.small_data import make_dataset
 
@@ -130,7 +130,8 @@ def test_a_disk_that_is_too_small_is_told_before_anything_is_written(uri, tmp_pa
 
 
 def test_scratch_of_a_killed_process_is_removed(storage, tmp_path):
-    code = "from orchestrator.storage.scratch import scratch; import os\nwith scratch('x') as root:\n os.kill(os.getpid(), 9)"
+    code = "import os; from orchestrator.storage.scratch import scratch\n"
+    code += "with scratch('x') as root:\n os.kill(os.getpid(), 9)"
     subprocess.run([sys.executable, "-c", code], cwd=PROJECT, timeout=60, check=False)
     above = tmp_path / "cache" / "scratch"
     assert len(list(above.iterdir())) == 2

@@ -1,4 +1,4 @@
-"""models/network/standardise.py: what of a film's exposure and shading still reaches the network."""
+"""models/network/normalisation.py: what of a film's exposure and shading still reaches the network."""
 
 from dataclasses import replace
 
@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from models.config import TrainConfig
-from models.data.batches import normalise
-from models.network.network import build_network
-from models.network.standardise import EMPTY_FILM, EMPTY_PART, INSIDE, WINDOW, film_area, standardised, with_film_area
+from models.data.loading import normalise
+from models.network.builder import build_network
+from models.network.normalisation import EMPTY_FILM, EMPTY_PART, INSIDE, WINDOW, film_area, standardised, with_film_area
 from models.training.augment import augment
 
 OWN = ("film", "local", *INSIDE)

@@ -1,13 +1,13 @@
-"""orchestrator/training/starts.py: starting weights that are not there, and others under the same path."""
+"""orchestrator/training/initial_weights.py: starting weights that are not there, and others under the same path."""
 
 import dataclasses
 
 import pytest
 
-from models.files.paths import RunPaths, read_json, write_json
+from models.files.layout import RunPaths, read_json, write_json
 from orchestrator.datasets.dataset import hash_file
+from orchestrator.training.initial_weights import START
 from orchestrator.training.plan import TrainRequest, plan_run
-from orchestrator.training.starts import START
 from tests.small_data import make_dataset
 
 

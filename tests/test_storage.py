@@ -1,4 +1,4 @@
-"""orchestrator/storage/storage.py against a real S3 server on loopback."""
+"""orchestrator/storage/object_store.py against a real S3 server on loopback."""
 
 import contextlib
 import resource
@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.storage import storage as module
-from orchestrator.storage.storage import StorageError, Store, insist, is_remote, parse_place
+from orchestrator.storage import object_store as module
+from orchestrator.storage.object_store import StorageError, Store, insist, is_remote, parse_place
 
 
 def test_places_are_folders_or_uris():

@@ -6,9 +6,9 @@ import subprocess
 
 import pytest
 
-from models.files.paths import RunPaths
+from models.files.layout import RunPaths
 from orchestrator.storage.mirror import Mirror
-from orchestrator.storage.storage import Store
+from orchestrator.storage.object_store import Store
 from tests.conftest import PROJECT
 from tests.processes import all_gone, command, descendants, hilum_words, quiet_environment, wait_for
 from tests.small_data import disc_dataset

@@ -1,4 +1,4 @@
-"""orchestrator/cluster/packing.py and submit.py: what travels, which words are sent, and a real cluster of two
+"""orchestrator/cluster/package.py and submit.py: what travels, which words are sent, and a real cluster of two
 raylets.
 """
 
@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.cluster import submit
-from orchestrator.cluster.packing import BESIDE, PACKAGES, pack, package_lines, survey
-from orchestrator.training import cluster
+from orchestrator.cluster import jobs as submit
+from orchestrator.cluster.package import BESIDE, DATA, pack, package_lines, survey
+from orchestrator.training import ray_session
 from orchestrator.training.private_ray import private_ray
 from tests.conftest import PROJECT
 from tests.processes import hilum_words, quiet_environment, wait_for
@@ -47,7 +47,8 @@ def checkout(tmp_path):
     return root
 
 
-CODE = ("models/process/job.py", "orchestrator/cli/cli.py", "pathologies/edema.py", "pathologies/edema.toml")
+CODE = ("models/process/__init__.py", "models/process/job.py", "orchestrator/cli/__init__.py",
+        "orchestrator/cli/app.py", "pathologies/findings/__init__.py", "pathologies/findings/edema.toml")  # fmt: skip
 
 
 def test_nothing_but_the_code_travels(checkout, tmp_path):
@@ -64,7 +65,7 @@ def test_nothing_but_the_code_travels(checkout, tmp_path):
 
 def test_finding_files_travel_when_they_are_named_and_what_lies_beside_them_does_not(checkout, tmp_path):
     (tmp_path / "own").mkdir()
-    text = (PROJECT / "pathologies" / "edema.toml").read_text(encoding="utf-8")
+    text = (PROJECT / "pathologies" / "findings" / "edema.toml").read_text(encoding="utf-8")
     text = text.replace('"Edema"', '"Own edema"').replace('"pulmonary edema"', '"own edema"')
     write(tmp_path / "own", "own_edema.toml", text=text)
     write(tmp_path / "own", "patients.csv", ".env", "deep/x.toml")
@@ -78,7 +79,7 @@ def test_finding_files_travel_when_they_are_named_and_what_lies_beside_them_does
 
 def test_what_is_sent_is_said_before_it_is_sent(checkout):
     said = "\n".join(package_lines(survey(checkout), 1000))
-    assert "models: 1 .py; orchestrator: 1 .py; pathologies: 1 .py, 1 .toml" in said
+    assert "models: 2 .py; orchestrator: 2 .py; pathologies: 1 .py, 1 .toml" in said
     assert all(name in said for name in BESIDE)
     assert "Not sent: models/token.txt (neither code nor package data)" in said
     assert f"Upload: {len(CODE) + len(BESIDE)} files, " in said
@@ -107,11 +108,13 @@ def test_what_travels_is_what_is_installed():
     """A new kind of package data has to be named in both places."""
     settings = tomllib.loads((PROJECT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
     data = settings["package-data"]
-    assert {name: {f"*{kind}" for kind in kinds if kind != ".py"} for name, kinds in PACKAGES.items()} == {
-        name: set(data.get(name, ())) for name in settings["packages"]
-    }
+    assert {name.replace("/", "."): [f"*{kind}"] for name, kind in DATA.items()} == data
+    sent = {Path(name).parent.as_posix().replace("/", ".") for name in survey(PROJECT).files if name.endswith(".py")}
+    assert sent == set(settings["packages"])
     package = survey(PROJECT)
-    assert {"orchestrator/cli/cli.py", "models/process/job.py", "pathologies/edema.toml", *BESIDE} <= set(package.files)
+    assert {"orchestrator/cli/app.py", "models/process/job.py", "pathologies/findings/edema.toml", *BESIDE} <= set(
+        package.files
+    )
     assert package.size < 5 * 2**20
 
 
@@ -129,12 +132,12 @@ def test_rays_own_upload_of_the_checkout_leaves_the_same_behind(checkout):
 
 
 def test_a_driver_sends_the_code_along_unless_its_job_has_brought_it(monkeypatch, tmp_path):
-    monkeypatch.delenv(cluster.JOB_MARK, raising=False)
-    sent = cluster._code(tmp_path)["runtime_env"]["working_dir"]
+    monkeypatch.delenv(ray_session.JOB_MARK, raising=False)
+    sent = ray_session._code(tmp_path)["runtime_env"]["working_dir"]
     with zipfile.ZipFile(sent) as archive:
         assert set(archive.namelist()) == set(survey(PROJECT).files)
-    monkeypatch.setenv(cluster.JOB_MARK, "{}")
-    assert cluster._code(tmp_path) == {}
+    monkeypatch.setenv(ray_session.JOB_MARK, "{}")
+    assert ray_session._code(tmp_path) == {}
 
 
 # -- words
@@ -310,7 +313,7 @@ def dashboard(raylets):
 def test_a_driver_that_connects_ships_the_same_files(raylets):
     code = """
 import os, sys
-from orchestrator.training.cluster import connected
+from orchestrator.training.ray_session import connected
 with connected(sys.argv[1]) as ray:
     look = ray.remote(lambda: [os.path.join(at, name)[2:] for at, _, names in os.walk(".") for name in names])
     print(*ray.get(look.remote()), sep="\\n")

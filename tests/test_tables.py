@@ -5,8 +5,8 @@ import pandas as pd
 import pytest
 
 from orchestrator.evaluation.alignment import align
-from orchestrator.inference import tables
-from orchestrator.inference.tables import Columns, read_table, read_truth
+from orchestrator.inference import prediction_tables
+from orchestrator.inference.prediction_tables import Columns, read_table, read_truth
 
 STUDIES = [f"patient{64741 + number}/study1" for number in range(6)]
 
@@ -60,10 +60,10 @@ def test_named_columns(tmp_path):
     assert table.patients.tolist() == ["p", "p"]
     typo = Columns(id_name="key")
     with pytest.raises(ValueError, match="No table has the column 'key' of --id. Found instead: Path"):
-        tables.require_columns([read_table(path, typo)], read_truth(path, typo), typo)
+        prediction_tables.require_columns([read_table(path, typo)], read_truth(path, typo), typo)
     typo = Columns(patient_name="whom")
     with pytest.raises(ValueError, match="no column 'whom'"):
-        tables.require_columns([], read_truth(path, typo), typo)
+        prediction_tables.require_columns([], read_truth(path, typo), typo)
     with pytest.raises(FileNotFoundError, match="no table"):
         read_table(tmp_path / "none.csv")
 
@@ -160,7 +160,7 @@ def test_tables_that_do_not_meet(tmp_path):
         align([table], truth, [], "film")
     with pytest.raises(ValueError, match="Two tables are called 'a'"):
         align([table, table], truth, [])
-    assert set(tables.ID_NAMES).isdisjoint(tables.PATIENT_NAMES)
+    assert set(prediction_tables.ID_NAMES).isdisjoint(prediction_tables.PATIENT_NAMES)
 
 
 @pytest.mark.parametrize(

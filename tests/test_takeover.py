@@ -1,4 +1,4 @@
-"""models/process/takeover.py: a new attempt goes on from the newest checkpoint that is whole, and ends at the
+"""models/process/resume.py: a new attempt goes on from the newest checkpoint that is whole, and ends at the
 same bytes.
 """
 
@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from models.files.paths import TEMPORARY_PREFIX, TargetPaths, read_json
+from models.files.layout import TEMPORARY_PREFIX, TargetPaths, read_json
 from models.process.job import run_job
 from tests.conftest import PROJECT
 from tests.test_job import prepare_target, train, undisturbed_weights
@@ -111,8 +111,8 @@ def test_killed_in_the_middle_of_a_checkpoint(dataset, undisturbed, tmp_path):
 
 
 def test_a_hung_outcome_is_no_end(tmp_path):
-    from models.files.paths import write_json
-    from models.process.takeover import ended_as
+    from models.files.layout import write_json
+    from models.process.resume import ended_as
 
     paths = TargetPaths(tmp_path)
     assert ended_as(tmp_path) is None
@@ -125,10 +125,10 @@ def test_a_hung_outcome_is_no_end(tmp_path):
 
 def test_a_loss_that_is_no_number_keeps_the_last_good_weights(dataset, tmp_path, monkeypatch):
     """The rate becomes absurd in the third epoch: the outcome says where the second one's weights are."""
-    import models.training.train
+    import models.training.loop
     from models.files.weights import load_weights
 
-    normal = models.training.train.set_learning_rate
+    normal = models.training.loop.set_learning_rate
 
     def absurd(optimiser, config, update, total):
         normal(optimiser, config, update, total)
@@ -136,7 +136,7 @@ def test_a_loss_that_is_no_number_keeps_the_last_good_weights(dataset, tmp_path,
             for group in optimiser.param_groups:
                 group["lr"] = 1e38
 
-    monkeypatch.setattr(models.training.train, "set_learning_rate", absurd)
+    monkeypatch.setattr(models.training.loop, "set_learning_rate", absurd)
     outcome = train(dataset, tmp_path / "t", epochs=3)
     paths = TargetPaths(tmp_path / "t")
     assert outcome["status"] == "nan"

@@ -1,4 +1,4 @@
-"""orchestrator/training/teaching.py: how often a training draws which film, in the trainer's own epochs of the
+"""orchestrator/training/target_files.py: how often a training draws which film, in the trainer's own epochs of the
 planned files.
 """
 
@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from models.config import TrainConfig
-from models.data.batches import epoch_order
+from models.data.loading import epoch_order
 from models.data.targets import Targets
-from models.files.paths import RunPaths, read_json, read_json_lines
+from models.files.layout import RunPaths, read_json, read_json_lines
 from models.process.job import run_job
 from tests.test_plan import plan, raw_dataset, targets_of
 

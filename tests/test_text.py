@@ -1,4 +1,4 @@
-from orchestrator.text import aligned, counted, short_names
+from orchestrator.formatting import aligned, counted, short_names
 
 
 def test_columns_are_aligned_and_nothing_is_cut():

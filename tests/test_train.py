@@ -1,4 +1,4 @@
-"""models/training/train.py: what one update is made of: its films, its scale, its place in the schedule and in
+"""models/training/loop.py: what one update is made of: its films, its scale, its place in the schedule and in
 the average.
 """
 
@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 import torch
 
-import models.training.train
+import models.training.loop
 from models.config import RECIPE_VERSION, TrainConfig
-from models.data.batches import Pixels, epoch_order
-from models.files.paths import AttemptPaths, TargetPaths, read_json, read_json_lines
-from models.files.sealed import seal, unseal
+from models.data.loading import Pixels, epoch_order
+from models.files.checksummed import seal, unseal
+from models.files.layout import AttemptPaths, TargetPaths, read_json, read_json_lines
 from models.process.job import run_job
 from models.training.checkpoint import PROGRESS, Progress
-from models.training.recipe import assemble, rate_factor
-from models.training.train import Task, apply_gradients, train_epoch, train_step
+from models.training.loop import Task, apply_gradients, train_epoch, train_step
+from models.training.optimisation import assemble, rate_factor
 from tests.small_data import disc_films, make_targets
 from tests.test_job import SETTINGS, prepare_target, train
 
@@ -64,7 +64,7 @@ def updates_of(monkeypatch, task, films=96, look=gradients):
         return apply_gradients(machine, config, update)
 
     with monkeypatch.context() as patch:
-        patch.setattr(models.training.train, "apply_gradients", watched)
+        patch.setattr(models.training.loop, "apply_gradients", watched)
         train_epoch(task, machine, Progress(), positions)
     return seen, machine
 
@@ -119,14 +119,14 @@ def test_half_the_batch_and_twice_the_batches_are_the_same_updates(monkeypatch, 
 def test_blended_films_count_alike_too(monkeypatch, tmp_path, targets):
     """What the batches of a group are learnt from adds up to the loss of all their films as one batch."""
     task = task_of(tmp_path, shared_targets() if targets == "shared" else None, mixup=0.4, accumulate=3)
-    original, parts = models.training.train._in_group, []
+    original, parts = models.training.loop._in_group, []
 
     def watched(*words):
         part = original(*words)
         parts.append((part.detach(), words[3].detach(), words[4]))
         return part
 
-    monkeypatch.setattr(models.training.train, "_in_group", watched)
+    monkeypatch.setattr(models.training.loop, "_in_group", watched)
     _, machine = updates_of(monkeypatch, task, films=80)  # five batches: three, and two
     for group in (parts[:3], parts[3:]):
         part, logit, truth = (torch.stack(one) if one[0].ndim == 0 else torch.cat(one)
@@ -226,7 +226,7 @@ def test_an_update_that_is_left_out_moves_nothing(monkeypatch, tmp_path):
 
 def test_updates_left_out_do_not_count_for_the_average(monkeypatch, tmp_path):
     counted = []
-    monkeypatch.setattr(models.training.train, "update_average", lambda machine, config, update: counted.append(update))
+    monkeypatch.setattr(models.training.loop, "update_average", lambda machine, config, update: counted.append(update))
     scales, machine = updates_of(
         monkeypatch, task_of(tmp_path, **HEAVY), films=32, look=lambda machine: machine.scaler.get_scale()
     )
@@ -281,7 +281,7 @@ def test_logits_of_select_that_are_no_number_are_nan_and_not_failed(dataset, tmp
 
 
 def test_an_infinite_logit_does_not_keep_later_epochs_from_being_the_best(dataset, tmp_path, monkeypatch):
-    real, calls = models.training.train.predict_logits, []
+    real, calls = models.training.loop.predict_logits, []
 
     def infinite_at_first(network, pixels, rows, config):
         logits = real(network, pixels, rows, config)
@@ -290,7 +290,7 @@ def test_an_infinite_logit_does_not_keep_later_epochs_from_being_the_best(datase
             logits[:] = np.inf  # right of the positives, wrong of the negatives
         return logits
 
-    monkeypatch.setattr(models.training.train, "predict_logits", infinite_at_first)
+    monkeypatch.setattr(models.training.loop, "predict_logits", infinite_at_first)
     outcome = train(dataset, tmp_path / "t")
     assert (outcome["status"], outcome["selection_rule"]) == ("ok", "log_loss")
     assert outcome["best_epoch"] > 1

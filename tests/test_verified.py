@@ -1,12 +1,14 @@
-"""models/files/verified.py: pixels that changed after they were prepared are not trained on; a file is read once."""
+"""models/files/image_verification.py: pixels that changed after they were prepared are not trained on; a file
+is read once.
+"""
 
 import os
 
 import numpy as np
 import pytest
 
-from models.files.paths import DatasetPaths, TargetPaths, read_json
-from models.files.verified import verify_images
+from models.files.image_verification import verify_images
+from models.files.layout import DatasetPaths, TargetPaths, read_json
 from models.process.job import run_job
 from tests.small_data import make_dataset
 from tests.test_job import prepare_target

@@ -1,4 +1,4 @@
-"""orchestrator/training/watch.py: every start and epoch is told once, whatever becomes of the files."""
+"""orchestrator/training/monitor.py: every start and epoch is told once, whatever becomes of the files."""
 
 import json
 import os
@@ -6,10 +6,10 @@ import os
 import pytest
 
 from models.config import TrainConfig
-from models.files.paths import RunPaths, TargetPaths, append_json_line, write_text
-from orchestrator.training import watch as watching
+from models.files.layout import RunPaths, TargetPaths, append_json_line, write_text
+from orchestrator.training import monitor as watching
+from orchestrator.training.monitor import Watch
 from orchestrator.training.plan import Job
-from orchestrator.training.watch import Watch
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from models.files.paths import AttemptPaths, TargetPaths, read_json
+from models.files.layout import AttemptPaths, TargetPaths, read_json
 from models.process.watchdog import HUNG, Watchdog
 from tests.conftest import PROJECT
 from tests.processes import wait_for
@@ -19,9 +19,9 @@ from tests.test_job import prepare_target
 CHILD = """
 import os, sys
 from pathlib import Path
-import models.data.batches
+import models.data.loading
 from models.process.job import run_job
-whole, count = models.data.batches.normalise, 0
+whole, count = models.data.loading.normalise, 0
 def normalise(*words):
     global count
     count += 1
@@ -29,7 +29,7 @@ def normalise(*words):
         os.mkfifo(sys.argv[3])
         open(sys.argv[3]).read()
     return whole(*words)
-models.data.batches.normalise = normalise
+models.data.loading.normalise = normalise
 run_job(Path(sys.argv[1]), Path(sys.argv[2]))
 """
 # Only the watchdog, with a sign of life every 50 ms for two seconds; {hang} after the first ten.

@@ -1,4 +1,6 @@
-"""orchestrator/training/worker_start.py: a worker begins as by Ray's own command, without a Ray imported on the way."""
+"""orchestrator/training/ray_worker_start.py: a worker begins as by Ray's own command, without a Ray imported on
+the way.
+"""
 
 import json
 import subprocess
@@ -7,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.training import worker_start
-from orchestrator.training.worker_start import CONTEXT, command
+from orchestrator.training import ray_worker_start
+from orchestrator.training.ray_worker_start import CONTEXT, command
 
 PROGRAM = ["/ray/default_worker.py", "--node-ip-address=127.0.0.1", "--worker-id=ab"]
 PYTHON = ["--language=PYTHON"]
@@ -56,7 +58,10 @@ def test_run_as_rays_raylet_runs_it(tmp_path):
     )
     given = [str(program), "--b=2", *PYTHON, CONTEXT + json.dumps({"env_vars": {"B": "new"}})]
     child = subprocess.Popen(
-        [sys.executable, worker_start.__file__, *given], env={"A": "old", "B": "old"}, stdout=subprocess.PIPE, text=True
+        [sys.executable, ray_worker_start.__file__, *given],
+        env={"A": "old", "B": "old"},
+        stdout=subprocess.PIPE,
+        text=True,
     )
     out, _ = child.communicate(timeout=60)
     assert out.split("\n")[0] == f"{child.pid} ['--b=2'] old new False"
@@ -64,6 +69,6 @@ def test_run_as_rays_raylet_runs_it(tmp_path):
 
 def test_it_loads_little():
     """It runs once for every target; what it loads has to be worth less than the import of ray that it spares."""
-    code = f"import sys; sys.argv = ['x']; import runpy; runpy.run_path({worker_start.__file__!r}); print(*sys.modules)"
+    code = f"import runpy, sys; sys.argv = ['x']; runpy.run_path({ray_worker_start.__file__!r}); print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert not {"ray", "argparse", "asyncio", "numpy", "logging"} & set(loaded)

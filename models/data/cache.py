@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from models.files.paths import DatasetPaths, publishing, read_json
+from models.files.layout import DatasetPaths, publishing, read_json
 from pathologies.errors import InputError
 
 # Of a GPU's memory, for the cache: twelve trainings on one card keep their own, and two fifths stay for their networks.

@@ -1,4 +1,4 @@
-"""`targets.npz`: what a network learns from. Written by orchestrator.training.teaching, read by the trainer;
+"""`targets.npz`: what a network learns from. Written by orchestrator.training.target_files, read by the trainer;
 numpy only.
 """
 
@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from models.files.paths import publishing
+from models.files.layout import publishing
 
-PARTS = ("train", "select", "calibrate", "test")  # as in pathologies.splits.splits, which a trainer does not import
+PARTS = ("train", "select", "calibrate", "test")  # as in pathologies.splits.assignment, which a trainer does not import
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from models.files.sealed import seal, unseal
+from models.files.checksummed import seal, unseal
 
 WEIGHTS = "hilum"  # the metadata key
 
@@ -18,10 +18,10 @@ def weights_bytes(network: nn.Module) -> bytes:
 
 
 def load_weights(path: Path) -> dict[str, Tensor]:
-    """Errors: models.files.sealed.Damaged."""
+    """Errors: models.files.checksummed.Damaged."""
     return unseal(path, WEIGHTS)[0]
 
 
 def require_weights(path: Path) -> None:
-    """Errors: models.files.sealed.Damaged; FileNotFoundError."""
+    """Errors: models.files.checksummed.Damaged; FileNotFoundError."""
     unseal(path, WEIGHTS)

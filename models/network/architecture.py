@@ -2,7 +2,7 @@
 
 In: a backbone of TrainConfig (a name of timm's, `hf-hub:OWNER/NAME`, `local-dir:FOLDER`) and the side of the films.
 Out: an Architecture, which a bundle keeps, so that the network is built again without the folder or the hub. Called by
-models.network.network and models.process.job.
+models.network.builder and models.process.job.
 """
 
 import dataclasses
@@ -15,7 +15,7 @@ import timm
 from torch import nn
 
 from models.config import SOURCES
-from models.network.plain import Plain
+from models.network.small_cnn import Plain
 from pathologies.errors import InputError
 
 OWN: Mapping[str, type[nn.Module]] = {"plain": Plain}  # backbones beside timm's, with the arguments of its models

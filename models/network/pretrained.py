@@ -1,7 +1,7 @@
 """Weights that a network starts from: what fits of a weight file, or what timm has of its backbone.
 
 In: an untrained backbone and a file in any usual layout. Out: the backbone with the weights, and a sentence on what was
-loaded, what was not, and which films they were trained on. Called by models.network.network. timm's own loader folds
+loaded, what was not, and which films they were trained on. Called by models.network.builder. timm's own loader folds
 the first layer to one channel, resizes position embeddings and leaves the last layer out; no code in a file is run.
 """
 

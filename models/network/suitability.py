@@ -13,7 +13,7 @@ import torch
 
 from models.config import TrainConfig
 from models.network.architecture import OWN, architecture
-from models.training.recipe import film_size
+from models.training.optimisation import film_size
 from pathologies.errors import InputError
 
 

@@ -26,19 +26,19 @@ import torch
 from pyarrow import parquet
 
 from models.config import TrainConfig
-from models.data.batches import Pixels
 from models.data.cache import open_images
+from models.data.loading import Pixels
 from models.data.targets import PARTS, Targets
-from models.files.paths import AttemptPaths, DatasetPaths, TargetPaths, publishing, read_json, write_json
-from models.files.verified import verify_images
+from models.files.image_verification import verify_images
+from models.files.layout import AttemptPaths, DatasetPaths, TargetPaths, publishing, read_json, write_json
 from models.files.weights import load_weights
 from models.network.architecture import architecture
-from models.network.network import build_network
-from models.process.guards import Guards, Superseded, check_newest, guarded
-from models.process.takeover import continue_from_earlier, drop_checkpoints
+from models.network.builder import build_network
+from models.process.resume import continue_from_earlier, drop_checkpoints
+from models.process.supervision import Guards, Superseded, check_newest, guarded
 from models.training.device import resolve, set_threads
-from models.training.ranks import together
-from models.training.train import NotANumber, OnEpoch, Task, predict_logits, train_target
+from models.training.distributed import together
+from models.training.loop import NotANumber, OnEpoch, Task, predict_logits, train_target
 
 log = logging.getLogger(__name__)
 Check = Callable[[], None]

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from models.files.paths import publishing, write_bytes
-from models.files.sealed import Damaged, seal, unseal
+from models.files.checksummed import Damaged, seal, unseal
+from models.files.layout import publishing, write_bytes
 
 PROGRESS = "progress"  # the metadata key
 

@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager
 import torch
 
 from models.config import TrainConfig
-from models.training.processor import card_precision, cpu_precision
+from models.training.cpu_features import card_precision, cpu_precision
 from pathologies.errors import InputError
 
 log = logging.getLogger(__name__)

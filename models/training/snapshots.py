@@ -1,7 +1,7 @@
 """Snapshots: further weights of one training, so that an ensemble has more members for the price of one.
 
 In: a training after each epoch. Out: `snapshot-<epoch>.safetensors` in the attempt's folder, which models.process.job
-publishes beside the best weights. Called by models.training.train.
+publishes beside the best weights. Called by models.training.loop.
 
 Which epochs: with schedule=cyclic the last one of each cycle (snapshot ensembles, Huang et al. 2017), where the rate
 has come down and the network lies in a minimum of its own. With any other schedule the epochs of the next best select
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from models.config import TrainConfig
-from models.files.paths import AttemptPaths, write_bytes
+from models.files.layout import AttemptPaths, write_bytes
 from models.training.checkpoint import Progress
 
 

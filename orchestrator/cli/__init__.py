@@ -3,7 +3,7 @@
 
 def __getattr__(name: str):
     if name == "main":
-        from orchestrator.cli.cli import main
+        from orchestrator.cli.app import main
 
         return main
     raise AttributeError(f"module 'orchestrator.cli' has no attribute {name!r}")

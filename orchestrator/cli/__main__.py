@@ -1,5 +1,5 @@
 """`python -m orchestrator.cli`, as a job's command is."""
 
-from orchestrator.cli.cli import main
+from orchestrator.cli.app import main
 
 main()

@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from orchestrator.text import aligned
+from orchestrator.formatting import aligned
 
 output = Console(soft_wrap=True, highlight=False)
 errors = Console(stderr=True, highlight=False)

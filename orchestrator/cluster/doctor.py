@@ -1,7 +1,7 @@
 """Look at every node before a GPU second is spent, and predict what the run will take.
 
 In: what `hilum train` would be asked for. Out: checks (ok, warning, problem), the plan as a table, what to do. Called
-by `hilum doctor`. The facts come from `inspection.py`, the judgements in `verdicts*.py`; nothing is left in the run.
+by `hilum doctor`. The facts come from `node_facts.py`, the judgements in `verdicts*.py`; nothing is left in the run.
 """
 
 import secrets
@@ -12,20 +12,21 @@ from types import ModuleType
 from typing import Any
 
 from models.config import TrainConfig
-from models.files.paths import DatasetPaths, read_json
-from orchestrator.cluster import inspection, verdicts
+from models.files.layout import DatasetPaths, read_json
+from orchestrator.cluster import checks as verdicts
+from orchestrator.cluster import node_facts
+from orchestrator.cluster.checks import Check, Machine, Wish
+from orchestrator.cluster.driver_checks import judge_connection
 from orchestrator.cluster.probes import missing_folders, remove_probes
-from orchestrator.cluster.verdicts import Check, Machine, Wish
-from orchestrator.cluster.verdicts_here import judge_connection
-from orchestrator.storage.places import address
-from orchestrator.storage.storage import is_remote
+from orchestrator.storage.object_store import is_remote
+from orchestrator.storage.workspace import address
 from orchestrator.training.backbones import require_films
-from orchestrator.training.cluster import connected, own_cluster
-from orchestrator.training.effort import effort, trained_films
 from orchestrator.training.environment import process_environment
 from orchestrator.training.memory import Estimate, estimate
 from orchestrator.training.plan import chosen_targets, read_material, resolved_config, usable_views
-from orchestrator.training.sharing import AUTO, cluster_precision, gpu_share
+from orchestrator.training.ray_session import connected, own_cluster
+from orchestrator.training.resources import AUTO, cluster_precision, gpu_share
+from orchestrator.training.schedule import effort, trained_films
 
 ANSWER_SECONDS = 60  # for a node that starts its first process
 STEP_SECONDS = 180
@@ -133,8 +134,8 @@ def inspect(ray: ModuleType, request: DoctorRequest) -> list[Machine]:
     dataset = address(request.dataset) if request.dataset else None
     created = missing_folders(request.out)
     try:
-        facts = _everywhere(ray, names, inspection.look, lambda name: (run, dataset, token, name))
-        reads = _everywhere(ray, names, inspection.read_probes, lambda name: (run, token, names)) if run else {}
+        facts = _everywhere(ray, names, node_facts.look, lambda name: (run, dataset, token, name))
+        reads = _everywhere(ray, names, node_facts.read_probes, lambda name: (run, token, names)) if run else {}
         clocks = {name: _clock(ray, name) for name in names if not isinstance(facts[name], str)}
     finally:
         if run:
@@ -178,12 +179,12 @@ def _clock(ray: ModuleType, name: str) -> tuple[float, float] | None:
     """(seconds that the node's clock is ahead of this one, how uncertain that is); the best of a few answers."""
     best = None
     for _ in range(3):
-        before = inspection.now()
+        before = node_facts.now()
         try:
-            there = ray.get(_on_node(ray, name, inspection.now), timeout=ANSWER_SECONDS)
+            there = ray.get(_on_node(ray, name, node_facts.now), timeout=ANSWER_SECONDS)
         except (ray.exceptions.RayError, TimeoutError):
             return None
-        after = inspection.now()
+        after = node_facts.now()
         if best is None or (after - before) / 2 < best[1]:
             best = (there - (before + after) / 2, (after - before) / 2)
     return best
@@ -223,7 +224,7 @@ def _measure(
         if _kind(work) in seconds:
             continue
         settings = work.config.to_dict() | {"pretrained": "false", "init": ""}
-        task = ray.remote(max_calls=1, max_retries=0)(inspection.measure_step).options(
+        task = ray.remote(max_calls=1, max_retries=0)(node_facts.measure_step).options(
             num_cpus=work.config.threads,
             num_gpus=wish.gpus,
             runtime_env={"env_vars": process_environment(work.config, wish.gpus, size)},

@@ -6,8 +6,8 @@ In: the run's place, the probes' names. Out: a place as it was before. Called by
 import contextlib
 from pathlib import Path
 
-from orchestrator.cluster import inspection
-from orchestrator.storage.storage import Store, is_remote
+from orchestrator.cluster import node_facts
+from orchestrator.storage.object_store import Store, is_remote
 
 
 def missing_folders(out: Path | str | None) -> list[Path]:
@@ -21,10 +21,10 @@ def missing_folders(out: Path | str | None) -> list[Path]:
 
 def remove_probes(run: str, token: str, names: list[str], created: list[Path]) -> None:
     """Remove the probe of every node, and the folders that were made for them and are empty."""
-    probes = [inspection.PROBE.format(token=token, node=name) for name in names]
+    probes = [node_facts.PROBE.format(token=token, node=name) for name in names]
     if is_remote(run):
         with contextlib.suppress(OSError):  # a storage that does not answer is a check of its own
-            Store(run, patience=inspection.ANSWER_SECONDS).delete(probes)
+            Store(run, patience=node_facts.ANSWER_SECONDS).delete(probes)
         return
     for probe in probes:
         (Path(run) / probe).unlink(missing_ok=True)

@@ -15,9 +15,9 @@ import numpy as np
 import pandas as pd
 
 from models.data.cache import open_images
-from models.files.paths import DatasetPaths, read_json, to_plain
+from models.files.layout import DatasetPaths, read_json, to_plain
 from pathologies.errors import InputError
-from pathologies.splits.splits import check_disjoint, split_hash
+from pathologies.splits.assignment import check_disjoint, split_hash
 from pathologies.table_files import read_parquet_file
 
 FORMAT = "hilum-dataset/1"

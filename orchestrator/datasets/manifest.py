@@ -14,11 +14,11 @@ import pandas as pd
 
 from models.data.cache import measure_pixels
 from models.data.intensity import INTENSITY_CONTRACTS, NEWEST
-from models.files.paths import DatasetPaths, read_json, to_plain
+from models.files.layout import DatasetPaths, read_json, to_plain
 from orchestrator.datasets.dataset import FORMAT, hash_file
-from pathologies.labels.labels import reference_contract
-from pathologies.labels.policy import LABEL_CODES
-from pathologies.splits.splits import PARTS, drift_warnings, split_hash
+from pathologies.labels.contract import LABEL_CODES
+from pathologies.labels.resolution import reference_contract
+from pathologies.splits.assignment import PARTS, drift_warnings, split_hash
 
 if TYPE_CHECKING:
     from orchestrator.datasets.prepare import PrepareRequest

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from models.files.paths import (
+from models.files.layout import (
     TEMPORARY_PREFIX,
     DatasetPaths,
     publishing,
@@ -29,7 +29,7 @@ from orchestrator.datasets.prepare import write_tables
 from orchestrator.storage.scratch import locked
 from pathologies.errors import InputError
 from pathologies.labels.merge import Merged, MergeInput, merge_frames
-from pathologies.splits.leaks import Leaks, find_leaks
+from pathologies.splits.duplicates import Leaks, find_leaks
 from pathologies.table_files import read_csv_file
 
 CHUNK = 1024  # films copied at once

@@ -20,24 +20,24 @@ import pandas as pd
 
 from models.data.cache import join_shards
 from models.data.intensity import NEWEST, intensity_version
-from models.files.paths import DatasetPaths, publishing, read_json, remove_temporaries, to_plain, write_json
+from models.files.layout import DatasetPaths, publishing, read_json, remove_temporaries, to_plain, write_json
 from orchestrator.datasets.dataset import SEAL, hash_file, manifest_hash
 from orchestrator.datasets.decoding import DecodeRequest, OnEvent, decode_all
 from orchestrator.datasets.manifest import describe_pixels, describe_request, describe_rows, differences, remarks
 from pathologies.errors import InputError
 from pathologies.findings.catalog import load_catalog
 from pathologies.labels.filters import filter_frame, filter_reasons
-from pathologies.sources.sources import SourceFrame, find_source, read_labels
-from pathologies.splits.leaks import Leaks, find_leaks
-from pathologies.splits.shared_splits import apply_split
-from pathologies.splits.splits import FRACTIONS, assign_parts, check_disjoint, official_parts
+from pathologies.sources.registry import SourceFrame, find_source, read_labels
+from pathologies.splits.assignment import FRACTIONS, assign_parts, check_disjoint, official_parts
+from pathologies.splits.duplicates import Leaks, find_leaks
+from pathologies.splits.sharing import apply_split
 
 
 @dataclass(frozen=True, kw_only=True)
 class PrepareRequest:
     """What `hilum prepare` was asked for."""
 
-    source: str  # a row of pathologies.sources.sources.SOURCES
+    source: str  # a row of pathologies.sources.registry.SOURCES
     labels: Path  # the label file
     images: Path  # the folder of the images
     out: Path  # the data set's folder

@@ -15,17 +15,16 @@ from typing import Any
 
 import numpy as np
 
-from models.statistics import conformal, metrics, operating, reliability
+from models.statistics import conformal, metrics, reliability
+from models.statistics import thresholds as operating
 from models.statistics.bootstrap import PatientBootstrap, interval, patient_folds
 from models.statistics.calibration import ENOUGH, Calibration
-from models.statistics.consistency import descendants
+from models.statistics.hierarchy import descendants
 from orchestrator.datasets.dataset import hash_file
-from orchestrator.ensembling.adapt_tables import Rows, film_table, prevalence_table
+from orchestrator.ensembling.adapt_report import Rows, film_table, prevalence_table
 from orchestrator.ensembling.adapted_bundle import check_source, write_adapted
-from orchestrator.ensembling.choosing import Question, solve
-from orchestrator.ensembling.fitting import FitSettings, fit_findings
-from orchestrator.ensembling.local_films import LocalFilms, LocalRequest, read_local_films
-from orchestrator.ensembling.shifting import (
+from orchestrator.ensembling.calibration_fit import FitSettings, fit_findings
+from orchestrator.ensembling.prior_shift import (
     estimate_prevalence,
     off_scale,
     prevalence_of,
@@ -33,9 +32,11 @@ from orchestrator.ensembling.shifting import (
     shift_entry,
     withdraw_points,
 )
-from orchestrator.inference.answers import parse_assignments, thresholds_of
+from orchestrator.ensembling.selection import Question, solve
+from orchestrator.ensembling.site_data import LocalFilms, LocalRequest, read_local_films
 from orchestrator.inference.bundle import Bundle, load_bundle
-from orchestrator.inference.tables import read_frame
+from orchestrator.inference.decisions import parse_assignments, thresholds_of
+from orchestrator.inference.prediction_tables import read_frame
 from pathologies.errors import InputError
 
 REFITTED, SHIFTED, WITHDRAWN = "refitted", "prevalence moved", "thresholds withdrawn"

@@ -12,13 +12,13 @@ from typing import Any
 
 import pandas as pd
 
-from models.files.paths import BundlePaths, publishing
+from models.files.layout import BundlePaths, publishing
 from orchestrator.datasets.dataset import hash_file
 from orchestrator.ensembling.bundle_writing import link_or_copy, made_names, new_bundle, renew_self_test
 from orchestrator.inference.bundle import Bundle
 from orchestrator.inference.bundle_description import read_description, write_description
 from orchestrator.storage.folder_swap import recover
-from orchestrator.storage.places import carried_on
+from orchestrator.storage.workspace import carried_on
 from pathologies.errors import InputError
 
 NOT_COPIED = ("bundle.json", "bundle.sha256", "test_reads.jsonl", ".*")

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from models.files.paths import TEMPORARY_PREFIX, BundlePaths, publishing, read_json, write_json
+from models.files.layout import TEMPORARY_PREFIX, BundlePaths, publishing, read_json, write_json
 from orchestrator.inference.bundle import answers, assemble, load_bundle, test_pattern
 from orchestrator.inference.bundle_description import write_description
 from orchestrator.storage.folder_swap import building, recover

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from models.data.targets import Targets
-from models.files.paths import RESERVED_SLUGS, BundlePaths, RunPaths, TargetPaths, publishing, read_json
+from models.files.layout import RESERVED_SLUGS, BundlePaths, RunPaths, TargetPaths, publishing, read_json
 from models.statistics.metrics import divide
 from models.statistics.reliability import log_odds
 from orchestrator.datasets.dataset import Dataset

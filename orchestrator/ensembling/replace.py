@@ -16,18 +16,18 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from models.files.paths import BundlePaths, RunPaths, publishing, read_json
-from models.statistics.blends import LEARNED, Blend
+from models.files.layout import BundlePaths, RunPaths, publishing, read_json
+from models.statistics.blending import LEARNED, Blend
 from models.statistics.bootstrap import PatientBootstrap, paired_difference
-from models.statistics.consistency import descendants
-from orchestrator.ensembling import ensemble
+from models.statistics.hierarchy import descendants
+from orchestrator.ensembling import build
+from orchestrator.ensembling.build import Material
 from orchestrator.ensembling.bundle_writing import check_goal, finish, new_bundle
-from orchestrator.ensembling.choosing import Question
-from orchestrator.ensembling.ensemble import Material
-from orchestrator.ensembling.fitting import FitSettings, bounds, fit_findings
+from orchestrator.ensembling.calibration_fit import FitSettings, bounds, fit_findings
 from orchestrator.ensembling.members import Trained, bundled_table, hash_of
+from orchestrator.ensembling.selection import Question
 from orchestrator.inference.bundle import load_bundle
-from orchestrator.storage.places import carried_on, from_there
+from orchestrator.storage.workspace import carried_on, from_there
 from pathologies.errors import InputError
 from pathologies.findings.catalog import find_pathology
 
@@ -78,7 +78,7 @@ def replace_findings(request: ReplaceRequest) -> dict[str, Any]:
             for model in parts.old["findings"][slug]["models"]:
                 _copy(parts.source.root / model["file"], out.root / model["file"])
         packed = {
-            slug: ensemble.pack_members(members, out, parts.material.dataset, request.tta)
+            slug: build.pack_members(members, out, parts.material.dataset, request.tta)
             for slug, members in parts.trained.items()
         }
         fitted, questions = _fit(parts, {slug: table for slug, (_, table) in packed.items()}, request.settings)
@@ -86,9 +86,9 @@ def replace_findings(request: ReplaceRequest) -> dict[str, Any]:
         for slug in parts.changed:
             findings[slug] = {name: findings[slug][name] for name in _LASTING if name in findings[slug]} | fitted[slug]
             if slug in parts.trained:
-                facts = ensemble.trained_facts(parts.trained[slug], fitted[slug])
+                facts = build.trained_facts(parts.trained[slug], fitted[slug])
                 findings[slug] |= facts | {"models": packed[slug][0]}
-        ensemble.add_consumed(findings, _consistency(parts.old), parts.changed)
+        build.add_consumed(findings, _consistency(parts.old), parts.changed)
         report = _report(parts, findings, questions)
         description = _describe(parts, findings, left_out) | {"replaced": report}
         return finish(description, out, _kept_answers(parts, report["unchanged"]))
@@ -144,13 +144,13 @@ def _gather(request: ReplaceRequest) -> tuple[Parts, dict[str, str]]:
         raise InputError("--out is the bundle itself. Give a folder of its own.")
     run = RunPaths(request.run)
     check_goal(request.out, run.root, request.force)
-    material = ensemble.read_material(run, request.dataset, request.findings)
+    material = build.read_material(run, request.dataset, request.findings)
     slugs = list(dict.fromkeys(find_pathology(name, material.catalog).slug for name in request.targets))
     absent = [slug for slug in slugs if slug not in old["findings"]]
     if absent:
         raise InputError(f"The bundle has no {', '.join(absent)} to replace. It has: {', '.join(old['findings'])}.")
     _require_same_data(old, material)
-    trained, left_out = ensemble.trained_members(run, tuple(slugs), material.catalog, request.snapshots, request.use)
+    trained, left_out = build.trained_members(run, tuple(slugs), material.catalog, request.snapshots, request.use)
     kept = {hash_of(one.weights) for slug in slugs for one in trained[slug] if one.outputs}
     dependants = dependants_of(old, slugs, kept)
     if dependants and not request.refit_dependents:
@@ -196,7 +196,7 @@ def _fit(
             known[slug] = tables[slug]
         elif entangled:
             known[slug] = _old_table(parts, slug)
-    questions = ensemble.make_questions(known, parts.material)
+    questions = build.make_questions(known, parts.material)
     for slug, question in questions.items():
         entry = parts.old["findings"][slug]
         if slug in parts.trained or (slug in parts.dependants and not entry["blend"].get("inputs")):
@@ -241,7 +241,7 @@ def _describe(parts: Parts, findings: dict[str, Any], left_out: dict[str, str]) 
         "run": from_here(parts.old["run"]),
         "runs": runs,  # of the findings that are not of `run`
         "left_out": kept | left_out,
-        "made_with": ensemble.made_with(),
+        "made_with": build.made_with(),
     }
 
 

@@ -1,8 +1,8 @@
 """Tables from anywhere brought to the same rows: the films, studies or patients that all of them have.
 
-In: Tables, one of them the truth. Out: AlignedTables, row by row. Called by orchestrator.evaluation.comparison. Liberal
-about how an id is written (prefix, view, suffix, slashes), strict about what it means: two ids never become one by
-accident.
+In: Tables, one of them the truth. Out: AlignedTables, row by row. Called by orchestrator.evaluation.compare_tables.
+Liberal about how an id is written (prefix, view, suffix, slashes), strict about what it means: two ids never become one
+by accident.
 """
 
 from collections.abc import Mapping
@@ -11,10 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from orchestrator.evaluation.evaluation import ONE_PATIENT
+from orchestrator.evaluation.scoring import ONE_PATIENT
+from orchestrator.inference.aggregation import aggregate_ids, aggregate_scores, aggregate_truth
 from orchestrator.inference.identity import LEVELS, ids_at, recognise
-from orchestrator.inference.levels import aggregate_ids, aggregate_scores, aggregate_truth
-from orchestrator.inference.tables import EACH_ROW, Table
+from orchestrator.inference.prediction_tables import EACH_ROW, Table
 from pathologies.errors import InputError
 
 

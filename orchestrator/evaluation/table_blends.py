@@ -1,8 +1,8 @@
 """Prediction tables blended, finding by finding: three fixed means, and two blends that learn from the truth.
 
 In: aligned score tables, truth and patients. Out: a table per blend, over the findings that all tables have. The two
-that learn give every row an answer that was learned on other patients. Called by orchestrator.evaluation.comparison.
-Tables from anywhere have scales of their own, so those two see only ranks.
+that learn give every row an answer that was learned on other patients. Called by
+orchestrator.evaluation.compare_tables. Tables from anywhere have scales of their own, so those two see only ranks.
 """
 
 from collections.abc import Mapping
@@ -10,12 +10,12 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
-from models.statistics import blends
+from models.statistics import blending
 from models.statistics.bootstrap import patient_folds
 from models.statistics.metrics import is_probability, sigmoid, undefined_reason
 from models.statistics.reliability import log_odds
 
-RANKS, PROBABILITIES, GREEDY = blends.MEAN_OF_RANKS, blends.MEAN_OF_PROBABILITIES, blends.GREEDY
+RANKS, PROBABILITIES, GREEDY = blending.MEAN_OF_RANKS, blending.MEAN_OF_PROBABILITIES, blending.GREEDY
 LOGITS = "mean of log odds"  # which a table of probabilities has, whatever its networks' logits were
 STACKED = "stacking across findings"
 BLENDS = (RANKS, PROBABILITIES, LOGITS, GREEDY, STACKED)
@@ -38,7 +38,7 @@ def blend_tables(
     learned = [GREEDY]
     if len(shared) > 1:
         means = np.column_stack([odds[slug].mean(axis=1) for slug in shared])
-        mixed[STACKED] = folds.blend({slug: _own_first(means, shared, slug) for slug in shared}, blends.STACKING)
+        mixed[STACKED] = folds.blend({slug: _own_first(means, shared, slug) for slug in shared}, blending.STACKING)
         learned.append(STACKED)
     return mixed, [*notes, f"Learned on other patients' rows for every row: {' and '.join(learned)}."]
 
@@ -95,5 +95,5 @@ class _Folds:
             if undefined_reason(answer[taught]):
                 score[asked] = columns[asked, 0] if inputs else columns[asked].mean(axis=1)
             else:
-                score[asked] = blends.fit(method, columns[taught], answer[taught], inputs).apply(columns[asked])
-        return sigmoid(score) if method == blends.STACKING else score
+                score[asked] = blending.fit(method, columns[taught], answer[taught], inputs).apply(columns[asked])
+        return sigmoid(score) if method == blending.STACKING else score

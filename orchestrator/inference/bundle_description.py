@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from models.files.paths import BundlePaths, json_text, parse_json, write_text
-from models.statistics.blends import GREEDY, MEAN_OF_RANKS, STACKING
+from models.files.layout import BundlePaths, json_text, parse_json, write_text
+from models.statistics.blending import GREEDY, MEAN_OF_RANKS, STACKING
 from orchestrator.storage.folder_swap import recover
 from pathologies.errors import InputError
 

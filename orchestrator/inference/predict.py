@@ -19,12 +19,12 @@ import numpy as np
 import pandas as pd
 
 from models.data.images import try_load_image
-from models.files.paths import publishing, write_json
+from models.files.layout import publishing, write_json
 from orchestrator.datasets.dataset import hash_file
-from orchestrator.inference.answers import conformal_answers, parse_assignments, threshold_notes, thresholds_of
+from orchestrator.inference.aggregation import aggregate_scores
 from orchestrator.inference.bundle import BATCH, Bundle, load_bundle
+from orchestrator.inference.decisions import conformal_answers, parse_assignments, threshold_notes, thresholds_of
 from orchestrator.inference.identity import GROUP_COLUMNS, LEVELS, Asked, Identities, identify, refusal
-from orchestrator.inference.levels import aggregate_scores
 from pathologies.errors import InputError
 from pathologies.table_files import read_csv_file
 
@@ -250,9 +250,3 @@ def _write(out: Path, table: pd.DataFrame, rejected: pd.DataFrame) -> None:
             rejected.to_csv(temporary, index=False)
     else:
         refused.unlink(missing_ok=True)  # of an earlier prediction
-
-
-if __name__ == "__main__":
-    from orchestrator.cli.cli import main
-
-    main(["predict", *__import__("sys").argv[1:]])

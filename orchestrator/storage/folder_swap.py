@@ -16,7 +16,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from models.files.paths import TEMPORARY_PREFIX
+from models.files.layout import TEMPORARY_PREFIX
 from orchestrator.storage.scratch import locked
 from pathologies.errors import InputError
 

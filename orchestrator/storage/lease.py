@@ -18,7 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from orchestrator.storage.storage import StorageError, Store, Tag
+from orchestrator.storage.object_store import StorageError, Store, Tag
 from pathologies.errors import InputError
 
 log = logging.getLogger(__name__)

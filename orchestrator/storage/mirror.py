@@ -16,9 +16,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from models.files.paths import TEMPORARY_PREFIX
+from models.files.layout import TEMPORARY_PREFIX
 from orchestrator.storage.lease import Lease
-from orchestrator.storage.storage import THREADS, Entry, Store, Tag
+from orchestrator.storage.object_store import THREADS, Entry, Store, Tag
 
 MARKERS = ("manifest.json", "bundle.json", "outcome.json")
 CHECKPOINT = ".ckpt"

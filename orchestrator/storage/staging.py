@@ -17,9 +17,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
-from models.files.paths import TEMPORARY_PREFIX, BundlePaths, DatasetPaths, write_json
+from models.files.layout import TEMPORARY_PREFIX, BundlePaths, DatasetPaths, write_json
+from orchestrator.storage.object_store import Entry, Store, is_remote
 from orchestrator.storage.scratch import VARIABLE, cache_root, locked, take_lock
-from orchestrator.storage.storage import Entry, Store, is_remote
 from pathologies.errors import InputError
 
 log = logging.getLogger(__name__)

@@ -17,20 +17,20 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from models.files.paths import DatasetPaths, RunPaths, append_json_line, read_json, write_json
-from models.files.persistence import Patience
-from orchestrator.storage.places import address, publish, refresh, stop_waiting
-from orchestrator.storage.storage import is_remote
-from orchestrator.training.cluster import ask_to_end, connected, end_tasks, own_cluster, require_room
-from orchestrator.training.effort import longest_first
+from models.files.layout import DatasetPaths, RunPaths, append_json_line, read_json, write_json
+from models.files.retry import Patience
+from orchestrator.storage.object_store import is_remote
+from orchestrator.storage.workspace import address, publish, refresh, stop_waiting
 from orchestrator.training.environment import process_environment
-from orchestrator.training.lifeline import Lifeline
+from orchestrator.training.last_round import whole_rounds
+from orchestrator.training.liveness import Lifeline
 from orchestrator.training.memory import estimate
+from orchestrator.training.monitor import Watch
 from orchestrator.training.plan import Job, TrainRequest, plan_run
+from orchestrator.training.ray_session import ask_to_end, connected, end_tasks, own_cluster, require_room
+from orchestrator.training.resources import cluster_precision, definite_share, memory_request
 from orchestrator.training.retries import INTERRUPTED, Retries
-from orchestrator.training.rounds import whole_rounds
-from orchestrator.training.sharing import cluster_precision, definite_share, memory_request
-from orchestrator.training.watch import Watch
+from orchestrator.training.schedule import longest_first
 from orchestrator.training.worker import train_in_worker
 from pathologies.errors import InputError
 
@@ -219,7 +219,7 @@ def _run_inline(request: TrainRequest, run: RunPaths, jobs: list[Job], on_event:
 
 def _train_here(request: TrainRequest, job: Job, on_epoch: OnEvent) -> str:
     from models.process.job import run_job
-    from orchestrator.training.away import train_away
+    from orchestrator.training.remote_worker import train_away
 
     where = address(job.paths.root)
     if not is_remote(where):

@@ -12,22 +12,22 @@ from pathlib import Path
 from typing import Any
 
 from models.config import RECIPE_VERSION, TrainConfig, build_config
-from models.files.paths import RunPaths, TargetPaths, read_json, remove_folder, write_json
-from models.training.processor import cpu_precision
+from models.files.layout import RunPaths, TargetPaths, read_json, remove_folder, write_json
+from models.training.cpu_features import cpu_precision
 from orchestrator.datasets.dataset import Dataset, load_dataset
-from orchestrator.storage.places import address
+from orchestrator.storage.workspace import address
 from orchestrator.training.backbones import require_backbone, require_films
-from orchestrator.training.changes import Change, changed_settings, has_learnt, is_finished, refuse_changes
-from orchestrator.training.cluster import own_cluster
-from orchestrator.training.mending import config_again, is_damaged, read_planned, targets_are_whole
-from orchestrator.training.reduction import as_reduced, as_wished
-from orchestrator.training.shared_plan import SHARED, SharedTask, shared_task
-from orchestrator.training.starts import require_others, require_start, start_entry, start_note
-from orchestrator.training.teaching import Material, usable_views, write_targets
-from orchestrator.training.tuned import tuned_settings
+from orchestrator.training.batch_backoff import as_reduced, as_wished
+from orchestrator.training.changed_settings import Change, changed_settings, has_learnt, is_finished, refuse_changes
+from orchestrator.training.config_repair import config_again, is_damaged, read_planned, targets_are_whole
+from orchestrator.training.initial_weights import require_others, require_start, start_entry, start_note
+from orchestrator.training.multilabel import SHARED, SharedTask, shared_task
+from orchestrator.training.ray_session import own_cluster
+from orchestrator.training.target_files import Material, usable_views, write_targets
+from orchestrator.training.tuned_settings import tuned_settings
 from pathologies.errors import InputError
 from pathologies.findings.catalog import CHEXPERT_TARGETS, Pathology, find_pathology, load_catalog
-from pathologies.labels.labels import LabelPolicy
+from pathologies.labels.resolution import LabelPolicy
 
 __all__ = ["Job", "Material", "TrainRequest", "plan_run", "read_material", "usable_views"]
 

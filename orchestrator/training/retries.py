@@ -9,9 +9,9 @@ from collections import Counter
 from datetime import UTC, datetime
 from typing import Any
 
-from models.files.paths import read_json, write_json
+from models.files.layout import read_json, write_json
+from orchestrator.training.batch_backoff import REDUCED, halve, what_it_needs
 from orchestrator.training.plan import Job
-from orchestrator.training.reduction import REDUCED, halve, what_it_needs
 
 INTERRUPTED = "interrupted"  # asked to end, with its checkpoint written and, unless it always is, no outcome
 MOST_INTERRUPTIONS = 100  # of one job in one command: each costs a step at most

@@ -9,13 +9,13 @@ from pathlib import Path
 
 def train_in_worker(dataset: str, target: str) -> str:
     """One call of the plain function."""
-    from models.process.guards import Orphaned
-    from models.process.interrupts import Interrupted
     from models.process.job import Superseded, run_job
-    from models.process.takeover import ended_as
+    from models.process.resume import ended_as
+    from models.process.signals import Interrupted
+    from models.process.supervision import Orphaned
+    from orchestrator.storage.object_store import is_remote
     from orchestrator.storage.staging import stage_dataset
-    from orchestrator.storage.storage import is_remote
-    from orchestrator.training.away import train_away
+    from orchestrator.training.remote_worker import train_away
 
     ended = None if is_remote(target) else ended_as(Path(target))
     if ended:  # the driver removed the old one: an earlier try ended, and died before it could say so

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from pathologies.errors import InputError
 from pathologies.findings.pathology import NAME_SOURCES, Pathology, read_pathology
-from pathologies.labels.policy import did_you_mean
+from pathologies.labels.contract import did_you_mean
 
 __all__ = [
     "CHEXPERT_TARGETS",

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pathologies.errors import InputError
-from pathologies.labels.policy import LabelPolicy, did_you_mean
+from pathologies.labels.contract import LabelPolicy, did_you_mean
 
 NAME_SOURCES = ("chexpert", "nih", "mimic", "vindr", "padchest", "table")
 LAST_IN_REPORT = 1000

@@ -14,8 +14,8 @@ import numpy as np
 import pandas as pd
 
 from pathologies.findings.catalog import Pathology
-from pathologies.labels.labels import LabelContract, raw_labels, resolve, training_contract
-from pathologies.labels.sampling import combination_of
+from pathologies.labels.resolution import LabelContract, raw_labels, resolve, training_contract
+from pathologies.labels.sample_weights import combination_of
 
 AUDIT_HEADER = (
     "finding",

@@ -15,9 +15,9 @@ import numpy as np
 import pandas as pd
 
 from pathologies.errors import InputError
-from pathologies.labels.policy import UNKNOWN
-from pathologies.sources.sources_common import META_COLUMNS
-from pathologies.splits.splits import check_disjoint
+from pathologies.labels.contract import UNKNOWN
+from pathologies.sources.common import META_COLUMNS
+from pathologies.splits.assignment import check_disjoint
 
 # Data sets that hold the same films: (one, other, how they hang together).
 KNOWN_OVERLAPS = (

@@ -1,0 +1,143 @@
+"""Commands for clusters: `hilum submit`, `jobs`, `logs`, `stop`, `doctor`."""
+
+import sys
+import tempfile
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from typer import Argument, Option
+
+from orchestrator.cli.console import output, say, show_table
+from orchestrator.storage.workspace import place
+
+Dashboard = Annotated[str | None, Option(help="The dashboard, http://HOST:8265; none: RAY_API_SERVER_ADDRESS or here.")]
+Job = Annotated[str, Argument(help="A job's id, as `hilum jobs` shows it.")]
+
+
+def register(app: typer.Typer) -> None:
+    words = {"ignore_unknown_options": True, "allow_interspersed_args": False}
+    app.command(context_settings=words)(submit)
+    for command in (jobs, logs, stop, doctor):
+        app.command()(command)
+
+
+def submit(
+    words: Annotated[list[str], Argument(help="Any hilum command: train data --out run ...", metavar="-- COMMAND ...")],
+    address: Dashboard = None,
+    python: Annotated[str, Option(help="The interpreter on the cluster's head.")] = "python",
+    detach: Annotated[bool, Option("--detach", help="Do not follow the log.")] = False,
+) -> None:
+    """Run a command on a cluster: sends hilum's code, shows the log, returns the command's exit code.
+
+    Of the working folder nothing is sent but the files of --findings. Ctrl-C leaves the job running; `hilum logs ID`
+    follows it again and `hilum stop ID` ends it.
+    """
+    from orchestrator.cluster import jobs as jobs_there
+    from orchestrator.cluster.package import pack, package_lines, survey
+
+    command, findings = jobs_there.checked_words(words)
+    package = survey(findings=findings)
+    with tempfile.TemporaryDirectory(prefix="hilum-") as folder:
+        archive = Path(folder) / "checkout.zip"
+        size = pack(package, archive)
+        for line in package_lines(package, size):
+            say(line)
+        client = jobs_there.connect(address)
+        request = jobs_there.SubmitRequest(words=tuple(command), archive=archive, python=python)
+        job = jobs_there.submit(client, request)
+    say(f"Job {job} has been sent.")
+    if not detach:
+        raise typer.Exit(_follow(client, job))
+
+
+def jobs(address: Dashboard = None) -> None:
+    """The jobs of a cluster, newest first."""
+    from orchestrator.cluster.jobs import connect, job_rows
+
+    show_table(("job", "status", "exit code", "started (UTC)", "minutes", "command"), job_rows(connect(address)))
+
+
+def logs(job: Job, address: Dashboard = None) -> None:
+    """Show a job's log and follow it to the end; returns the job's exit code."""
+    from orchestrator.cluster.jobs import connect, require_job
+
+    client = connect(address)
+    require_job(client, job)
+    raise typer.Exit(_follow(client, job))
+
+
+def stop(job: Job, address: Dashboard = None) -> None:
+    """End a job; what it has finished is kept, and the same command goes on from there."""
+    from orchestrator.cluster.jobs import connect
+    from orchestrator.cluster.jobs import stop as stop_job
+
+    status = stop_job(connect(address), job).lower()
+    say(f"{job}: {status}")
+    if status not in ("stopped", "succeeded", "failed"):
+        raise typer.Exit(1)
+
+
+def _follow(client: object, job: str) -> int:
+    from orchestrator.cluster.jobs import follow
+
+    def write(text: str) -> None:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+
+    try:
+        code = follow(client, job, write, say)
+    except KeyboardInterrupt:
+        say(f"\nNo longer following; {job} goes on. Again: hilum logs {job}. End it: hilum stop {job}.")
+        return 130
+    say(f"Job {job} ended with exit code {code}.")
+    return code
+
+
+def doctor(
+    dataset: Annotated[
+        Path | None, Argument(help="A prepared data set: the plan and hours are predicted from it.", parser=place)
+    ] = None,
+    address: Annotated[str | None, Option(help="A Ray cluster; else RAY_ADDRESS, else this machine.")] = None,
+    out: Annotated[
+        Path | None, Option(help="The run's folder, written and read from every node.", parser=place)
+    ] = None,
+    targets: Annotated[str, Option(help="Findings, separated by commas; none: as for `hilum train`.")] = "",
+    set_: Annotated[
+        list[str] | None, Option("--set", help="name=value of a training setting; may be repeated.")
+    ] = None,
+    members: Annotated[int, Option(min=1, help="Networks per finding.")] = 1,
+    gpus_per_target: Annotated[str | None, Option(help="As for `hilum train`.")] = None,
+    findings: Annotated[Path | None, Option(help="A folder with pathology files of your own.")] = None,
+) -> None:
+    """Look at every node before anything is trained: exit code 1 and what to do when something will go wrong."""
+    from models.config import parse_settings
+    from orchestrator.cli.training import words
+    from orchestrator.cluster.doctor import DoctorRequest, examine
+    from orchestrator.storage.staging import stage_dataset
+    from orchestrator.training.resources import parse_share, with_ranks
+
+    share = parse_share(gpus_per_target)
+    request = DoctorRequest(
+        dataset=None if dataset is None else stage_dataset(dataset),
+        address=address,
+        out=out,
+        targets=words(targets),
+        settings=with_ranks(parse_settings(set_ or []), share),
+        members=members,
+        gpus_per_target=share,
+        findings=findings,
+    )
+    diagnosis = examine(request)
+    width = max(len(one.what) for one in diagnosis.checks)
+    for one in diagnosis.checks:
+        output.print(f"{one.level:<8} {one.what:<{width}}  {one.found}", markup=False)
+    if diagnosis.plan:
+        show_table(diagnosis.plan_columns, diagnosis.plan, title="\nThe plan, in the order of `hilum train`")
+    for line in diagnosis.summary:
+        say(line)
+    for one in diagnosis.checks:
+        if one.advice:
+            say(f"{one.level} ({one.what}): {one.advice}")
+    if diagnosis.problems:
+        raise typer.Exit(1)

@@ -1,0 +1,246 @@
+"""Commands that make and look at data: `hilum phantom`, `prepare`, `merge`, `split`, `labels audit`."""
+
+import math
+import time
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer import Argument, Option
+
+from orchestrator.cli.console import output, progress_bar, say, show_table
+from orchestrator.storage.workspace import place
+from pathologies.errors import InputError
+
+
+def register(app: typer.Typer) -> None:
+    app.command()(phantom)
+    app.command()(prepare)
+    app.command()(merge)
+    split_app = typer.Typer(no_args_is_help=True, help="Give a split away, or compare with one.")
+    split_app.command("share")(share)
+    split_app.command("check")(check)
+    app.add_typer(split_app, name="split")
+    labels_app = typer.Typer(no_args_is_help=True, help="Look at a label file.")
+    labels_app.command("audit")(audit)
+    app.add_typer(labels_app, name="labels")
+
+
+def phantom(
+    out: Annotated[Path, Argument(help="Folder to write: train.csv, truth.csv and the films.")],
+    patients: Annotated[int, Option(help="How many patients; each has 1 to 4 studies.")] = 900,
+    seed: Annotated[int, Option(help="Same seed, same bytes.")] = 0,
+    size: Annotated[int, Option(help="Longer side of a film in pixels.")] = 320,
+    prevalence: Annotated[str, Option(help="demo (15 to 35 % per finding) or chexpert.")] = "demo",
+    labels: Annotated[str, Option(help="clean (the truth) or chexpert (1, 0, -1 and blank at its rates).")] = "clean",
+    laterals: Annotated[bool, Option(help="Write lateral films too.")] = True,
+) -> None:
+    """Draw synthetic chest X-rays with planted findings, in CheXpert's own layout."""
+    from pathologies.phantom.writer import PhantomConfig, write_phantom
+
+    config = PhantomConfig(
+        patients=patients, seed=seed, size=size, prevalence=prevalence, labels=labels, laterals=laterals
+    )
+    started = time.monotonic()
+    with progress_bar("drawing films") as bar:
+        task = bar.add_task("films", total=None)
+        table = write_phantom(out, config, lambda done, total: bar.update(task, completed=done, total=total))
+    say(f"{table} and its films are complete ({time.monotonic() - started:.0f} s).")
+    say(f"Next: hilum prepare chexpert --labels {table} --images {out} --out DATASET --size 320")
+
+
+def prepare(
+    source: Annotated[str, Argument(help="Dialect of the label file: chexpert, nih, ...")],
+    labels: Annotated[Path, Option(help="The label file.")],
+    images: Annotated[Path, Option(help="The folder of the images.")],
+    out: Annotated[Path, Option(help="The data set's folder.", parser=place)],
+    size: Annotated[int, Option(help="Side of the prepared square images in pixels.")] = 320,
+    patients: Annotated[int | None, Option(help="Take a random subset of so many patients.")] = None,
+    fractions: Annotated[str, Option(help="Shares of train, select, calibrate and test.")] = "0.6,0.1,0.15,0.15",
+    seed: Annotated[int, Option(help="Of the split and of the random subset.")] = 0,
+    fold: Annotated[str | None, Option(help="i/k: fold i of k is the test part.")] = None,
+    official: Annotated[bool, Option("--official", help="Keep the source's own test (and validation) set.")] = False,
+    shared_split: Annotated[Path | None, Option(help="Take the parts over from a shared split.")] = None,
+    salt: Annotated[str, Option(help="The shared split's salt.", envvar="HILUM_SALT")] = "",
+    frontal: Annotated[bool, Option("--frontal", help="Frontal films only.")] = False,
+    first_studies: Annotated[int | None, Option(help="Only studies with a number up to this one.")] = None,
+    projections: Annotated[str, Option(help="Only these projections, e.g. AP,PA.")] = "",
+    option: Annotated[list[str] | None, Option(help="name=value of the source, e.g. official_lists=DIR.")] = None,
+    findings: Annotated[Path | None, Option(help="A folder with pathology files of your own.")] = None,
+    max_rejected: Annotated[float, Option(help="Largest share of unusable images.")] = 0.1,
+    workers: Annotated[int | None, Option(help="Decoding workers; none: one per CPU.")] = None,
+    intensity: Annotated[int | None, Option(help="Version of the intensity contract; none: the newest.")] = None,
+) -> None:
+    """Read a label file, decode and letterbox its images once, and split the patients into four parts."""
+    from orchestrator.datasets.prepare import PrepareRequest
+    from orchestrator.datasets.prepare import prepare as run
+    from orchestrator.storage.workspace import writing
+
+    request = partial(
+        PrepareRequest,
+        source=source,
+        labels=labels,
+        images=images,
+        size=size,
+        patients=patients,
+        fractions=parse_fractions(fractions),
+        seed=seed,
+        fold=parse_fold(fold),
+        official=official,
+        shared_split=shared_split,
+        salt=salt,
+        frontal=frontal,
+        first_studies=first_studies,
+        projections=parse_words(projections),
+        options=parse_options(option or []),
+        findings=findings,
+        max_rejected=max_rejected,
+        workers=workers,
+        intensity=intensity,
+    )
+    with writing(out, is_manifest, keep=True) as folder, progress_bar("decoding") as bar:
+        task = bar.add_task("images", total=None)
+
+        def on_event(event: dict[str, Any]) -> None:
+            if event["event"] == "progress":
+                bar.update(task, completed=event["done"], total=event["total"])
+            else:
+                say(event["message"].replace(str(folder), str(out)))
+
+        manifest = run(request(out=folder), on_event)
+    show_parts(manifest)
+    say(f"Next: hilum train {out} --out RUN")
+
+
+def merge(
+    datasets: Annotated[list[Path], Argument(help="Prepared data sets of one size.", parser=place)],
+    out: Annotated[Path, Option(help="The joined data set's folder.", parser=place)],
+) -> None:
+    """Join prepared data sets; a finding that one of them does not label is unknown there."""
+    from orchestrator.datasets.merge import merge as run
+    from orchestrator.storage.workspace import reading_dataset, writing
+
+    with ExitStack() as stack, writing(out, is_manifest) as folder:
+        read = [stack.enter_context(reading_dataset(one)) for one in datasets]
+        show_parts(run(read, folder, lambda event: say(event["message"])))
+    say(f"Next: hilum train {out} --out RUN")
+
+
+def share(
+    dataset: Annotated[Path, Argument(help="A prepared data set.", parser=place)],
+    out: Annotated[Path, Option(help="The JSON file to write.")],
+    salt: Annotated[str, Option(help="Secret of those who may have the data.", envvar="HILUM_SALT")],
+) -> None:
+    """Write which image lies in which part, under salted names, for others with the same data."""
+    from models.files.layout import write_json
+    from orchestrator.datasets.dataset import load_dataset
+    from orchestrator.storage.staging import stage_dataset
+    from pathologies.splits.sharing import share_split
+
+    opened = load_dataset(stage_dataset(dataset))
+    write_json(out, share_split(opened.read_labels_frame(), opened.parts(), salt))
+    say(f"{out} is written. Others take it over with `hilum prepare ... --shared-split {out} --salt ...`.")
+
+
+def check(
+    dataset: Annotated[Path, Argument(help="A prepared data set.", parser=place)],
+    shared: Annotated[Path, Argument(help="A shared split.")],
+    salt: Annotated[str, Option(help="The salt it was made with.", envvar="HILUM_SALT")],
+) -> None:
+    """Compare a data set's parts with a shared split."""
+    from models.files.layout import read_json
+    from orchestrator.datasets.dataset import load_dataset
+    from orchestrator.storage.staging import stage_dataset
+    from pathologies.splits.sharing import check_split
+
+    opened = load_dataset(stage_dataset(dataset))
+    check_split(read_json(shared), opened.read_labels_frame(), opened.parts(), salt)
+    say(f"{dataset} has the parts of {shared}.")
+
+
+def audit(
+    labels: Annotated[Path, Argument(help="The label file.")],
+    source: Annotated[str, Option(help="Dialect of the label file: chexpert, nih, ...")] = "chexpert",
+    frontal: Annotated[bool, Option("--frontal", help="Frontal films only.")] = False,
+    first_studies: Annotated[int | None, Option(help="Only studies with a number up to this one.")] = None,
+    projections: Annotated[str, Option(help="Only these projections, e.g. AP,PA.")] = "",
+    as_json: Annotated[bool, Option("--json", help="Everything counted, as JSON on standard output.")] = False,
+    pictures: Annotated[Path | None, Option(help="Folder for the audit as PNG.")] = None,
+    option: Annotated[list[str] | None, Option(help="name=value of the source, e.g. mapping=FILE.toml.")] = None,
+    findings: Annotated[Path | None, Option(help="A folder with pathology files of your own.")] = None,
+) -> None:
+    """Count the labels of a file, before and after the label contract."""
+    import json
+
+    from pathologies.findings.catalog import load_catalog
+    from pathologies.labels.audit import AUDIT_HEADER, audit_facts, audit_labels, audit_rows, cooccurrence_rows
+    from pathologies.labels.filters import filter_frame
+    from pathologies.sources.registry import read_labels
+
+    catalog = load_catalog(findings)
+    read = read_labels(source, labels, catalog=catalog, **parse_options(option or []))
+    frame, dropped = filter_frame(
+        read.frame, frontal=frontal, first_studies=first_studies, projections=parse_words(projections)
+    )
+    report = audit_labels(frame, catalog, dropped=dropped, notes=read.notes)
+    if pictures is not None:
+        from orchestrator.datasets.audit_plots import write_audit_pictures
+
+        for path in write_audit_pictures(report, pictures):
+            say(f"{path}")
+    if as_json:
+        typer.echo(json.dumps(report, indent=2))
+        return
+    show_table(AUDIT_HEADER, audit_rows(report), f"{report['rows']} rows")
+    show_table(*cooccurrence_rows(report))
+    output.print("\n".join(audit_facts(report)), markup=False)
+    for note in read.notes:
+        say(note)
+
+
+def is_manifest(name: str) -> bool:
+    """All that a new data set has to know of what lies where it goes."""
+    return name == "manifest.json"
+
+
+def parse_words(text: str) -> tuple[str, ...]:
+    return tuple(word.strip() for word in text.split(",") if word.strip())
+
+
+def parse_options(words: list[str]) -> dict[str, str]:
+    pairs = [word.partition("=") for word in words]
+    wrong = [name for name, separator, _ in pairs if not separator]
+    if wrong:
+        raise InputError(f"--option wants name=value, got {wrong[0]!r}. For example: --option official_lists=DIR.")
+    return {name: value for name, _, value in pairs}
+
+
+def parse_fractions(text: str) -> tuple[float, ...]:
+    try:
+        shares = tuple(float(word) for word in text.split(","))
+    except ValueError:
+        shares = ()
+    if len(shares) != 4 or min(shares) < 0 or not math.isclose(sum(shares), 1, abs_tol=1e-6):
+        raise InputError(f"--fractions {text!r}: expected four shares that sum to 1, for example 0.6,0.1,0.15,0.15.")
+    return shares
+
+
+def parse_fold(text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    first, separator, second = text.partition("/")
+    if not (separator and first.isdigit() and second.isdigit()):
+        raise InputError(f"--fold {text!r}: expected i/k, for example 1/5.")
+    return int(first), int(second)
+
+
+def show_parts(manifest: dict[str, Any]) -> None:
+    """Films, patients and positives of every part."""
+    parts = manifest["parts"]
+    rows = [["films", *[part["images"] for part in parts.values()]]]
+    rows += [["patients", *[part["patients"] for part in parts.values()]]]
+    rows += [[f"  {slug}", *[part["positives"][slug] for part in parts.values()]] for slug in manifest["findings"]]
+    rejected = sum(manifest["rejected"].values())
+    show_table(("positives by part", *parts), rows, f"{manifest['images']} films, {rejected} rejected")
