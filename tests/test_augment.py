@@ -180,4 +180,7 @@ def test_mixup_blends_films_and_targets_alike():
     assert ((targets >= 0) & (targets <= 1)).all()
     assert targets.sum() == pytest.approx(truth.sum().item(), abs=1e-5)
     torch.testing.assert_close(mixed.sum(0), batch.sum(0), atol=1e-4, rtol=1e-4)
+    # a film that tells its own target: the share of its partner is the same in both
+    telling, targets = mixup(truth[:, None, None, None].expand(-1, 1, 4, 4), truth, TrainConfig(mixup=0.4), (0, 0, 3))
+    torch.testing.assert_close(telling[:, 0, 0, 0], targets)
     assert mixup(batch, truth, TrainConfig(), (0, 0, 3))[0] is batch

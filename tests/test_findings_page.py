@@ -25,7 +25,7 @@ def test_every_finding_says_what_a_one_means_and_why():
 
 def test_page_in_docs_is_up_to_date():
     assert (DOCS / "findings.md").read_text(encoding="utf-8") == findings_text(CATALOG), (
-        "docs/findings.md differs from pathologies/*.toml. Run: python -m pathologies.findings.page docs"
+        "docs/findings.md differs from pathologies/findings/*.toml. Run: python -m pathologies.findings.page docs"
     )
     for slug in CHEXPERT_TARGETS:
         assert (DOCS / picture_name(slug)).is_file()

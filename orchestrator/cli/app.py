@@ -2,7 +2,7 @@
 
 In: words. Out: tables on standard output, progress and errors on standard error, an exit code: 0 done, 1 something that
 was asked for did not come out, 2 unusable input, 70 a defect of ours (EX_SOFTWARE of sysexits.h), 130 stopped by Ctrl-C
-or SIGTERM. The commands live in the files `commands_*.py`; heavy libraries are imported inside them, so that `--help`
+or SIGTERM. The commands live in the files beside this one; heavy libraries are imported inside them, so that `--help`
 answers at once.
 """
 

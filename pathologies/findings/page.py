@@ -27,8 +27,8 @@ HEAD = """\
 # The findings
 
 What a 1 in a label file means to hilum, finding by finding: the definition, what is looked for on the film, what the
-finding implies, and how an uncertain or missing label is read. This page is made from the files `pathologies/*.toml`;
-change those, then run `python -m pathologies.findings.page docs`.
+finding implies, and how an uncertain or missing label is read. This page is made from the files
+`pathologies/findings/*.toml`; change those, then run `python -m pathologies.findings.page docs`.
 
 Four things hold for every finding.
 

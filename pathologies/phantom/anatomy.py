@@ -1,7 +1,7 @@
 """The normal frontal chest of the phantom: one person's build, and the scene that it makes.
 
-In: random streams, projection. Out: Anatomy (a build) and Scene (what lies in the beam). Called by phantom_films.py;
-phantom_findings.py changes the Anatomy before it is built, or the Scene afterwards. Image left is the patient's right.
+In: random streams, projection. Out: Anatomy (a build) and Scene (what lies in the beam). Called by films.py;
+findings.py changes the Anatomy before it is built, or the Scene afterwards. Image left is the patient's right.
 """
 
 from dataclasses import dataclass

@@ -1,6 +1,6 @@
 """What lies on or in the phantom besides the body: lines, tubes, pacemakers, cables, side markers, collimation.
 
-In: Anatomy or Frame, random streams. Out: strokes, or a changed film. Called by phantom_films.py.
+In: Anatomy or Frame, random streams. Out: strokes, or a changed film. Called by films.py.
 """
 
 import numpy as np

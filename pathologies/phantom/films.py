@@ -1,6 +1,6 @@
 """Develops one film of the phantom: build, findings, devices, exposure, noise -> uint8 pixels.
 
-In: seed, Patient, Study, view. Out: uint8 arrays (height, width), the longer side as asked. Called by phantom.py, and
+In: seed, Patient, Study, view. Out: uint8 arrays (height, width), the longer side as asked. Called by writer.py, and
 by the documentation through render_example. Same arguments, same pixels.
 """
 

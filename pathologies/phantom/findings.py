@@ -1,7 +1,7 @@
 """The twelve findings of the phantom, each as the sign that a radiologist looks for on the frontal film.
 
 In: Anatomy or Scene, a random stream of the finding (place and side persist over a patient's studies), severity
-around 1. Out: a changed Anatomy (`shape`) or a changed Scene (`draw`). Called by phantom_films.py through SIGNS.
+around 1. Out: a changed Anatomy (`shape`) or a changed Scene (`draw`). Called by films.py through SIGNS.
 """
 
 from collections.abc import Callable

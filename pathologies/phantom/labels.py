@@ -1,6 +1,6 @@
 """What a report labeller makes of a phantom study: 1, 0, -1 (uncertain) or blank (NaN), at CheXpert's own rates.
 
-In: a Study (the truth), a random generator. Out: a value per CheXpert column. Called by phantom.py. "clean" labels are
+In: a Study (the truth), a random generator. Out: a value per CheXpert column. Called by writer.py. "clean" labels are
 the truth itself in every cell.
 """
 

@@ -1,6 +1,6 @@
 """The lateral chest of the phantom, simpler than the frontal one: what a side view adds and no more.
 
-In: frame, random streams, signs. Out: Scene. Called by phantom_films.py. The breastbone is on image left.
+In: frame, random streams, signs. Out: Scene. Called by films.py. The breastbone is on image left.
 """
 
 import numpy as np

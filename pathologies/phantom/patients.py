@@ -1,7 +1,7 @@
 """The people of the phantom: who they are, how often they come, and which findings each study shows.
 
 In: seed, patient number, "demo" or "chexpert" prevalence. Out: Patient objects without a single pixel.
-Called by phantom.py (tables and films) and by tests. A patient depends on (seed, number) alone, so more patients
+Called by writer.py (tables and films) and by tests. A patient depends on (seed, number) alone, so more patients
 extend a set. First studies follow a low-discrepancy sequence over the patient numbers, which keeps the prevalence of
 small sets close to the table below.
 """
@@ -34,7 +34,7 @@ FINDINGS = (
 
 # Share of studies that show a finding. `opaque` is lung_opacity itself: its children occur among those studies only.
 # For enlarged_cardiomediastinum it is the share with a wide upper mediastinum, cardiomegaly comes on top.
-# "chexpert": positive + 0.3 x uncertain of the label counts in phantom_labels.py (a part of "cannot be excluded" is
+# "chexpert": positive + 0.3 x uncertain of the label counts in labels.py (a part of "cannot be excluded" is
 # there), and room in `opaque` for the opacities that have no other name.
 PREVALENCES = {
     "demo": {
