@@ -15,6 +15,7 @@ from models.files.layout import TargetPaths, read_json, write_json
 from orchestrator.cluster import node_facts
 from orchestrator.cluster.checks import Machine, slots
 from orchestrator.training.memory import Estimate, estimate
+from orchestrator.training.private_ray import private_ray
 from orchestrator.training.resources import cluster_precision, definite_share, gpu_share, memory_request, parse_share
 from tests.conftest import PROJECT
 from tests.small_data import make_targets, write_dataset
@@ -128,8 +129,9 @@ def test_the_oldest_card_of_a_cluster_says_what_auto_is(tmp_path, monkeypatch):
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     for gpus, capabilities, precision in ((2, ("8.0", "7.5"), "fp16"), (0, ("8.0",), "auto")):
         monkeypatch.setenv("PATH", fake_nvidia_smi(tmp_path, *capabilities))
-        try:
-            ray.init(num_cpus=1, num_gpus=gpus, include_dashboard=False, logging_level="ERROR")
-            assert cluster_precision(ray) == precision
-        finally:
-            ray.shutdown()
+        with private_ray():
+            try:
+                ray.init(num_cpus=1, num_gpus=gpus, include_dashboard=False, logging_level="ERROR")
+                assert cluster_precision(ray) == precision
+            finally:
+                ray.shutdown()
