@@ -8,12 +8,12 @@ from importlib import import_module
 
 _HOME = {
     "CHEXPERT_TARGETS": "findings.catalog",
-    "Pathology": "findings.catalog",
+    "Pathology": "findings.pathology",
     "find_pathology": "findings.catalog",
     "load_catalog": "findings.catalog",
     "source_names": "findings.catalog",
     "LabelContract": "labels.contract",
-    "LabelPolicy": "labels.contract",
+    "LabelPolicy": "findings.policy",
     "REFERENCE_POLICY": "labels.contract",
     "reference_contract": "labels.contract",
     "training_contract": "labels.contract",

@@ -9,15 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pathologies.findings.catalog import CHEXPERT_TARGETS, descendants, load_catalog
-from pathologies.labels.resolution import (
-    REFERENCE_POLICY,
-    LabelContract,
-    LabelPolicy,
-    reference_contract,
-    resolve,
-    soft_draws,
-    training_contract,
-)
+from pathologies.findings.policy import LabelPolicy
+from pathologies.labels.contract import REFERENCE_POLICY, LabelContract, reference_contract, training_contract
+from pathologies.labels.resolution import resolve, soft_draws
 
 CATALOG = load_catalog()
 BLANK, UNKNOWN = np.nan, -2.0

@@ -14,7 +14,8 @@ from orchestrator.datasets.merge import merge
 from orchestrator.datasets.prepare import PrepareRequest, prepare
 from orchestrator.storage.scratch import locked
 from pathologies.findings.catalog import load_catalog
-from pathologies.labels.resolution import LabelContract, resolve
+from pathologies.labels.contract import LabelContract
+from pathologies.labels.resolution import resolve
 from pathologies.splits.sharing import share_split
 from tests.conftest import PROJECT
 from tests.nih_like import write_nih_like

@@ -13,7 +13,7 @@ from models.training.cpu_features import cpu_precision
 from orchestrator.datasets.dataset import hash_file
 from orchestrator.training.plan import TrainRequest, chosen_targets, plan_run, resolved_config, usable_views
 from pathologies.findings.catalog import CHEXPERT_TARGETS, load_catalog
-from pathologies.labels.resolution import LabelPolicy
+from pathologies.findings.policy import LabelPolicy
 from tests.small_data import SIZE, make_dataset, write_dataset
 
 CATALOG = load_catalog()

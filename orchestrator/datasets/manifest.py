@@ -16,8 +16,8 @@ from models.data.cache import measure_pixels
 from models.data.intensity import INTENSITY_CONTRACTS, NEWEST
 from models.files.layout import DatasetPaths, read_json, to_plain
 from orchestrator.datasets.dataset import FORMAT, hash_file
-from pathologies.labels.contract import LABEL_CODES
-from pathologies.labels.resolution import reference_contract
+from pathologies.labels.contract import reference_contract
+from pathologies.labels.frame import LABEL_CODES
 from pathologies.splits.assignment import PARTS, drift_warnings, split_hash
 
 if TYPE_CHECKING:

@@ -27,7 +27,8 @@ from orchestrator.datasets.manifest import describe_pixels, describe_request, de
 from pathologies.errors import InputError
 from pathologies.findings.catalog import load_catalog
 from pathologies.labels.filters import filter_frame, filter_reasons
-from pathologies.sources.registry import SourceFrame, find_source, read_labels
+from pathologies.sources.common import SourceFrame
+from pathologies.sources.registry import find_source, read_labels
 from pathologies.splits.assignment import FRACTIONS, assign_parts, check_disjoint, official_parts
 from pathologies.splits.duplicates import Leaks, find_leaks
 from pathologies.splits.sharing import apply_split

@@ -33,8 +33,10 @@ from orchestrator.inference.bundle_description import FORMAT
 from orchestrator.storage.staging import stage_dataset
 from orchestrator.storage.workspace import from_there
 from pathologies.errors import InputError
-from pathologies.findings.catalog import CHEXPERT_TARGETS, Pathology, find_pathology, load_catalog
-from pathologies.labels.resolution import LabelContract, resolve
+from pathologies.findings.catalog import CHEXPERT_TARGETS, find_pathology, load_catalog
+from pathologies.findings.pathology import Pathology
+from pathologies.labels.contract import LabelContract
+from pathologies.labels.resolution import resolve
 
 __all__ = ["EnsembleRequest", "Trained", "build_bundle", "finished_targets", "mean_logits"]
 

@@ -43,7 +43,8 @@ from orchestrator.storage.workspace import append_line, origin_of
 from orchestrator.training.plan import usable_views
 from pathologies.errors import InputError
 from pathologies.findings.catalog import load_catalog
-from pathologies.labels.resolution import LabelContract, resolve
+from pathologies.labels.contract import LabelContract
+from pathologies.labels.resolution import resolve
 from pathologies.sources.registry import read_labels
 from pathologies.splits.assignment import PARTS
 

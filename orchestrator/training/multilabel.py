@@ -13,7 +13,7 @@ from typing import Any
 from models.config import TrainConfig
 from orchestrator.training.target_files import Material, taught_column, usable_views
 from pathologies.errors import InputError
-from pathologies.labels.resolution import LabelPolicy
+from pathologies.findings.policy import LabelPolicy
 
 SHARED = "shared"  # the folder in a run, and the first half of a job's name
 

@@ -26,8 +26,9 @@ from orchestrator.training.ray_session import own_cluster
 from orchestrator.training.target_files import Material, usable_views, write_targets
 from orchestrator.training.tuned_settings import tuned_settings
 from pathologies.errors import InputError
-from pathologies.findings.catalog import CHEXPERT_TARGETS, Pathology, find_pathology, load_catalog
-from pathologies.labels.resolution import LabelPolicy
+from pathologies.findings.catalog import CHEXPERT_TARGETS, find_pathology, load_catalog
+from pathologies.findings.pathology import Pathology
+from pathologies.findings.policy import LabelPolicy
 
 __all__ = ["Job", "Material", "TrainRequest", "plan_run", "read_material", "usable_views"]
 

@@ -15,8 +15,10 @@ from models.config import TrainConfig
 from models.data.targets import PARTS, Targets
 from models.files.layout import TargetPaths
 from orchestrator.datasets.dataset import Dataset
-from pathologies.findings.catalog import Pathology
-from pathologies.labels.resolution import LabelContract, LabelPolicy, resolve, training_contract
+from pathologies.findings.pathology import Pathology
+from pathologies.findings.policy import LabelPolicy
+from pathologies.labels.contract import LabelContract, training_contract
+from pathologies.labels.resolution import resolve
 from pathologies.labels.sample_weights import combination_of, target_weights, vector_weights
 
 

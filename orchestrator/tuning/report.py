@@ -20,7 +20,8 @@ from models.statistics.bootstrap import PatientBootstrap, holm, interval, p_valu
 from orchestrator.tuning.space import Dimension
 from orchestrator.tuning.study import Search
 from orchestrator.tuning.trials import STOPPED, Trial, ranked, read_trials
-from pathologies.labels.resolution import LabelContract, resolve
+from pathologies.labels.contract import LabelContract
+from pathologies.labels.resolution import resolve
 from pathologies.table_files import read_parquet_file
 
 COLUMNS = ("finding", "trials", "ok", "stopped", "failed", "default", "best", "trial", "by", "default AUC", "tuned AUC",

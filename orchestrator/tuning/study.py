@@ -29,7 +29,9 @@ from orchestrator.tuning.trials import (
     stop_trial,
 )
 from pathologies.errors import InputError
-from pathologies.labels.resolution import LabelContract, raw_labels, resolve
+from pathologies.labels.contract import LabelContract
+from pathologies.labels.frame import raw_labels
+from pathologies.labels.resolution import resolve
 
 FORMAT = "hilum-search/1"
 BEFORE = {"recipe_version": 1, "card": "bf16"}  # of a search whose `search.json` does not say

@@ -9,19 +9,8 @@ from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 
-from pathologies.errors import InputError
-from pathologies.findings.pathology import NAME_SOURCES, Pathology, read_pathology
-from pathologies.labels.contract import did_you_mean
-
-__all__ = [
-    "CHEXPERT_TARGETS",
-    "NAME_SOURCES",
-    "Pathology",
-    "descendants",
-    "find_pathology",
-    "load_catalog",
-    "source_names",
-]
+from pathologies.errors import InputError, did_you_mean
+from pathologies.findings.pathology import Pathology, read_pathology
 
 CHEXPERT_TARGETS = (
     "enlarged_cardiomediastinum",

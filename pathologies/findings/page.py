@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from pathologies.findings.catalog import CHEXPERT_TARGETS, Pathology, descendants, load_catalog
+from pathologies.findings.catalog import CHEXPERT_TARGETS, descendants, load_catalog
+from pathologies.findings.pathology import Pathology
 
 PICTURE_SIZE = 320
 SOURCE_TITLES = {

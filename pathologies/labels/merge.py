@@ -15,8 +15,7 @@ import numpy as np
 import pandas as pd
 
 from pathologies.errors import InputError
-from pathologies.labels.contract import UNKNOWN
-from pathologies.sources.common import META_COLUMNS
+from pathologies.labels.frame import META_COLUMNS, UNKNOWN
 from pathologies.splits.assignment import check_disjoint
 
 # Data sets that hold the same films: (one, other, how they hang together).

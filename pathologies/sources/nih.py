@@ -1,7 +1,7 @@
 """NIH ChestX-ray14 (Wang et al., CVPR 2017): `Data_Entry_2017.csv` and `Data_Entry_2017_v2020.csv`.
 
 Goes in: a row per image with its findings as one cell, 'Effusion|Mass'. Comes out: the label frame, in which a finding
-that is not listed is 0, as the authors mean it. Called through `sources.read_labels`.
+that is not listed is 0, as the authors mean it. Called through `registry.read_labels`.
 
 All films are frontal. The official lists (`train_val_list.txt`, `test_list.txt`) are an option.
 """

@@ -1,7 +1,7 @@
 """PadChest (Bustos et al., Medical Image Analysis 2020): `PADCHEST_chest_x_ray_images_labels_160K_01.02.19.csv(.gz)`.
 
 Goes in: a row per image with the labels of its report as one cell, "['pleural effusion', ' cardiomegaly']". Comes out:
-the label frame. Called through `sources.read_labels`.
+the label frame. Called through `registry.read_labels`.
 
 A finding is present where any of its labels stands in the list, and absent where none does. Where the report says
 'unchanged' beside others (and not 'normal'), what is not listed is unknown. Left out, with the reason:
@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from pathologies.errors import InputError
-from pathologies.labels.contract import UNKNOWN
+from pathologies.labels.frame import UNKNOWN
 from pathologies.sources import common
 from pathologies.sources.common import ReadRequest, SourceFrame
 from pathologies.sources.padchest_vocabulary import KNOWN_LABELS

@@ -17,7 +17,7 @@ Goes in: a CSV file with a row per image, and a mapping such as
     [findings]                       # slug = column
     pneumonia = "Pneu"
 
-Comes out: the label frame. Called through `sources.read_labels`.
+Comes out: the label frame. Called through `registry.read_labels`.
 """
 
 import difflib
@@ -29,7 +29,7 @@ import numpy as np
 import pandas as pd
 
 from pathologies.errors import InputError
-from pathologies.labels.contract import UNCERTAIN, UNKNOWN
+from pathologies.labels.frame import UNCERTAIN, UNKNOWN
 from pathologies.sources import common
 from pathologies.sources.common import ReadRequest, SourceFrame
 

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from pathologies.errors import InputError
-from pathologies.labels.contract import UNKNOWN
+from pathologies.labels.frame import UNKNOWN
 
 MOST_STEPS = 1_000  # moves and swaps of the refinement
 MOST_PAIRS = 500_000  # swaps are tried between two parts with fewer pairs of patients than this
