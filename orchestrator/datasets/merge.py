@@ -28,7 +28,7 @@ from orchestrator.datasets.manifest import describe_pixels, describe_rows
 from orchestrator.datasets.prepare import write_tables
 from orchestrator.storage.scratch import locked
 from pathologies.errors import InputError
-from pathologies.labels.merge import Merged, MergeInput, merge_frames
+from pathologies.sources.merge import Merged, MergeInput, merge_frames
 from pathologies.splits.duplicates import Leaks, find_leaks
 from pathologies.table_files import read_csv_file
 

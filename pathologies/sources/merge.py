@@ -3,8 +3,8 @@
 Goes in: the frames of prepared data sets with their parts and the findings that each source labels. Comes out: one
 frame with the union of the columns, rows in the order of the inputs, so that the image caches are joined end to end.
 A finding that a source does not label is UNKNOWN there and missing from that source's list; either makes it unknown
-under every label policy (in merges of before it is NaN there, and the list alone does). Called by the merge command;
-the leak check of `leaks` belongs after it.
+under every label policy (in merges of before it is NaN there, and the list alone does). Called by
+`orchestrator.datasets.merge`, which then looks for films that lie in two parts (`splits.duplicates`).
 """
 
 import re
