@@ -16,7 +16,7 @@ from orchestrator.storage.scratch import locked
 from pathologies.findings.catalog import load_catalog
 from pathologies.labels.contract import LabelContract
 from pathologies.labels.resolution import resolve
-from pathologies.splits.sharing import share_split
+from pathologies.splits.shared_split import share_split
 from tests.conftest import PROJECT
 from tests.nih_like import write_nih_like
 from tests.small_data import make_dataset

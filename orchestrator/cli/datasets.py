@@ -137,7 +137,7 @@ def share(
     from models.files.layout import write_json
     from orchestrator.datasets.dataset import load_dataset
     from orchestrator.storage.staging import stage_dataset
-    from pathologies.splits.sharing import share_split
+    from pathologies.splits.shared_split import share_split
 
     opened = load_dataset(stage_dataset(dataset))
     write_json(out, share_split(opened.read_labels_frame(), opened.parts(), salt))
@@ -153,7 +153,7 @@ def check(
     from models.files.layout import read_json
     from orchestrator.datasets.dataset import load_dataset
     from orchestrator.storage.staging import stage_dataset
-    from pathologies.splits.sharing import check_split
+    from pathologies.splits.shared_split import check_split
 
     opened = load_dataset(stage_dataset(dataset))
     check_split(read_json(shared), opened.read_labels_frame(), opened.parts(), salt)

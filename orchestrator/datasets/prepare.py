@@ -31,7 +31,7 @@ from pathologies.sources.common import SourceFrame
 from pathologies.sources.registry import find_source, read_labels
 from pathologies.splits.assignment import FRACTIONS, assign_parts, check_disjoint, official_parts
 from pathologies.splits.duplicates import Leaks, find_leaks
-from pathologies.splits.sharing import apply_split
+from pathologies.splits.shared_split import apply_split
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,7 +1,7 @@
-"""Iterative stratification of patients, the arithmetic below `splits`.
+"""Iterative stratification of patients, the arithmetic below `assignment`.
 
 Goes in: the label frame, then the counts of positives per patient and the shares of the parts. Comes out: a part number
-per patient. Called by `splits` alone, which speaks of part names, folds and rows.
+per patient. Called by `assignment` alone, which speaks of part names, folds and rows.
 """
 
 import hashlib
