@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from pathologies.findings.catalog import CHEXPERT_TARGETS, descendants, load_catalog
+from pathologies.findings.catalog import CHEXPERT_TARGETS, descendants, load_catalog, parents_of
 from pathologies.findings.pathology import Pathology
 from pathologies.phantom.writer import render_example
 
@@ -84,7 +84,7 @@ def _section(pathology: Pathology, catalog: Mapping[str, Pathology]) -> str:
     if pathology.parents:
         names = " and ".join(catalog[parent].name for parent in pathology.parents)
         parts += [f"**Implies** {names}. {pathology.parents_reason}", ""]
-    implied_by = [catalog[slug].name for slug in descendants(pathology.slug, catalog)]
+    implied_by = [catalog[slug].name for slug in descendants(pathology.slug, parents_of(catalog))]
     if implied_by:
         parts += [f"**Implied by** {', '.join(implied_by)}.", ""]
     policy = pathology.policy

@@ -29,9 +29,8 @@ from models.config import TrainConfig
 from models.data.cache import open_images
 from models.data.loading import Pixels
 from models.data.targets import PARTS, Targets
-from models.files.image_verification import verify_images
+from models.files.checksummed import load_weights, verify_images
 from models.files.layout import AttemptPaths, DatasetPaths, TargetPaths, publishing, read_json, write_json
-from models.files.weights import load_weights
 from models.network.architecture import architecture
 from models.network.builder import build_network
 from models.process.resume import continue_from_earlier, drop_checkpoints

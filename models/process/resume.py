@@ -10,9 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from models.files.checksummed import Damaged, unseal
+from models.files.checksummed import Damaged, require_weights, unseal
 from models.files.layout import AttemptPaths, TargetPaths, publishing, read_json, remove_temporaries
-from models.files.weights import require_weights
 from models.training.checkpoint import PROGRESS
 
 log = logging.getLogger(__name__)

@@ -20,26 +20,17 @@ import torch
 from torch import Tensor, nn
 
 from models.config import TrainConfig
-from models.data.loading import Pixels, epoch_order
-from models.data.resident import send
+from models.data.loading import Pixels, epoch_order, film_size, send
 from models.data.targets import Targets
+from models.files.checksummed import weights_bytes
 from models.files.layout import AttemptPaths, append_json_line, read_json_lines, write_bytes, write_text
 from models.files.retry import Patience
-from models.files.weights import weights_bytes
 from models.network.normalisation import with_film_area
 from models.process.signals import Interrupted, Wish
 from models.training.augment import augment, mixup
 from models.training.checkpoint import Progress, checkpoint_bytes, load_checkpoint, write_checkpoint
 from models.training.device import autocast
-from models.training.optimisation import (
-    Machine,
-    assemble,
-    film_size,
-    freeze,
-    place_in_schedule,
-    set_learning_rate,
-    update_average,
-)
+from models.training.optimisation import Machine, assemble, freeze, place_in_schedule, set_learning_rate, update_average
 from models.training.selection import NeverPositive, selection_rule, shared_summary, summary
 from models.training.snapshots import drop_snapshots, keep_snapshot, snapshot_facts
 

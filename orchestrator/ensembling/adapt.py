@@ -19,7 +19,6 @@ from models.statistics import conformal, metrics, reliability
 from models.statistics import thresholds as operating
 from models.statistics.bootstrap import PatientBootstrap, interval, patient_folds
 from models.statistics.calibration import ENOUGH, Calibration
-from models.statistics.hierarchy import descendants
 from orchestrator.datasets.dataset import hash_file
 from orchestrator.ensembling.adapt_report import Rows, film_table, prevalence_table
 from orchestrator.ensembling.adapted_bundle import check_source, write_adapted
@@ -38,6 +37,7 @@ from orchestrator.inference.bundle import Bundle, load_bundle
 from orchestrator.inference.decisions import parse_assignments, thresholds_of
 from orchestrator.inference.prediction_tables import read_frame
 from pathologies.errors import InputError
+from pathologies.findings.catalog import descendants
 
 REFITTED, SHIFTED, WITHDRAWN = "refitted", "prevalence moved", "thresholds withdrawn"
 CALLS = ("sensitivity", "specificity")

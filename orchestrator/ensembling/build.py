@@ -15,7 +15,6 @@ import numpy as np
 import pandas as pd
 
 from models.files.layout import BundlePaths, RunPaths, read_json
-from models.statistics.hierarchy import descendants
 from orchestrator.datasets.dataset import Dataset, load_dataset
 from orchestrator.ensembling.bundle_writing import check_goal, finish, new_bundle
 from orchestrator.ensembling.calibration_fit import FitSettings, fit_findings
@@ -33,7 +32,7 @@ from orchestrator.inference.bundle_description import FORMAT
 from orchestrator.storage.staging import stage_dataset
 from orchestrator.storage.workspace import from_there
 from pathologies.errors import InputError
-from pathologies.findings.catalog import CHEXPERT_TARGETS, find_pathology, load_catalog
+from pathologies.findings.catalog import CHEXPERT_TARGETS, descendants, find_pathology, load_catalog
 from pathologies.findings.pathology import Pathology
 from pathologies.labels.contract import LabelContract
 from pathologies.labels.resolution import resolve

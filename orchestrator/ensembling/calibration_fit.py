@@ -12,9 +12,9 @@ import numpy as np
 
 from models.statistics import conformal, metrics, reliability, thresholds
 from models.statistics.bootstrap import Interval, PatientBootstrap, paired_difference, patient_folds, rate_interval
-from models.statistics.hierarchy import descendants
 from orchestrator.ensembling.selection import ChoosingSettings, Question, Solution, patient_power, solve
 from pathologies.errors import InputError
+from pathologies.findings.catalog import descendants
 
 RULES = ("f2", "youden", "sensitivity>=0.9", "precision>=0.5", "cost(5,1)")
 DEFAULT_RULE = "f2"

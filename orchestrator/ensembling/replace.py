@@ -19,7 +19,6 @@ import pandas as pd
 from models.files.layout import BundlePaths, RunPaths, publishing, read_json
 from models.statistics.blending import LEARNED, Blend
 from models.statistics.bootstrap import PatientBootstrap, paired_difference
-from models.statistics.hierarchy import descendants
 from orchestrator.ensembling import build
 from orchestrator.ensembling.build import Material
 from orchestrator.ensembling.bundle_writing import check_goal, finish, new_bundle
@@ -29,7 +28,7 @@ from orchestrator.ensembling.selection import Question
 from orchestrator.inference.bundle import load_bundle
 from orchestrator.storage.workspace import carried_on, from_there
 from pathologies.errors import InputError
-from pathologies.findings.catalog import find_pathology
+from pathologies.findings.catalog import descendants, find_pathology
 
 
 @dataclass(frozen=True, kw_only=True)

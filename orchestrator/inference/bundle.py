@@ -18,7 +18,7 @@ from models.classifier import Classifier, Films, load_classifier
 from models.data.intensity import intensity_version
 from models.files.layout import BundlePaths, read_json
 from models.statistics import conformal
-from models.statistics.hierarchy import raise_parents
+from models.statistics.calibration import raise_parents
 from models.training.device import available_device
 from orchestrator.inference.bundle_description import MEND, Seal, mapping, named, number, open_description, record, text
 from orchestrator.storage.staging import origin

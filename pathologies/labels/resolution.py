@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pathologies.errors import InputError, did_you_mean
-from pathologies.findings.catalog import descendants
+from pathologies.findings.catalog import descendants, parents_of
 from pathologies.findings.pathology import Pathology
 from pathologies.findings.policy import LabelPolicy
 from pathologies.labels.contract import LabelContract
@@ -108,7 +108,7 @@ def _implied(frame: "pd.DataFrame", slug: str, catalog: Mapping[str, Pathology])
     if slug not in catalog:
         raise InputError(f"Unknown finding '{slug}'.{did_you_mean(slug, catalog)}")
     implied = np.zeros(len(frame), bool)
-    for child in descendants(slug, catalog):
+    for child in descendants(slug, parents_of(catalog)):
         if child in frame.columns:
             implied |= raw_labels(frame, child) == 1
     return implied
