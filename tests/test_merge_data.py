@@ -1,4 +1,4 @@
-"""`hilum merge`, shared splits and the leak check of `prepare`, through their files."""
+"""`hilum merge`, shared splits and the search for duplicates of `prepare`, through their files."""
 
 import shutil
 import subprocess

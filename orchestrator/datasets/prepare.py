@@ -30,7 +30,7 @@ from pathologies.labels.filters import filter_frame, filter_reasons
 from pathologies.sources.common import SourceFrame
 from pathologies.sources.registry import find_source, read_labels
 from pathologies.splits.assignment import FRACTIONS, assign_parts, check_disjoint, official_parts
-from pathologies.splits.duplicates import Leaks, find_leaks
+from pathologies.splits.duplicates import Duplicates, duplicates_between_parts
 from pathologies.splits.shared_split import apply_split
 
 
@@ -122,11 +122,11 @@ def _make(
     check_disjoint(frame, parts)
     on_event({"event": "joining", "message": f"{len(frame)} images decoded, {len(rejected)} rejected; writing them"})
     images_sha256 = join_shards(decoded.shards, paths.images)
-    leaks = _find_leaks(request, paths, frame, parts, on_event)
-    if not leaks.keep.all():
-        images_sha256 = join_shards(decoded.shards, paths.images, leaks.keep)
-        frame, parts = frame[leaks.keep].reset_index(drop=True), parts[leaks.keep]
-        rejected = pd.concat([rejected, leaks.dropped[["image", "reason"]]], ignore_index=True)
+    duplicates = _find_duplicates(request, paths, frame, parts, on_event)
+    if not duplicates.keep.all():
+        images_sha256 = join_shards(decoded.shards, paths.images, duplicates.keep)
+        frame, parts = frame[duplicates.keep].reset_index(drop=True), parts[duplicates.keep]
+        rejected = pd.concat([rejected, duplicates.dropped[["image", "reason"]]], ignore_index=True)
     write_tables(paths, frame, parts, pd.concat([rejected, rows.left_out], ignore_index=True))
     facts = describe_rows(frame, parts, source.findings)
     facts |= {"images_sha256": images_sha256, "labels_sha256": hash_file(paths.labels)}
@@ -140,19 +140,19 @@ def _make(
     return manifest
 
 
-def _find_leaks(
+def _find_duplicates(
     request: PrepareRequest, paths: DatasetPaths, frame: pd.DataFrame, parts: np.ndarray, on_event: OnEvent
-) -> Leaks:
+) -> Duplicates:
     """The same film in two parts, listed, and to be dropped from the later part."""
     images = np.memmap(paths.images, np.uint8, mode="r", shape=(len(frame), request.size, request.size))
-    leaks = find_leaks(frame, parts, images)
-    if len(leaks.dropped):
+    duplicates = duplicates_between_parts(frame, parts, images)
+    if len(duplicates.dropped):
         names = frame["image_id"].to_numpy(str)
         pairs = [f"{names[one]} ({parts[one]}) and {names[two]} ({parts[two]})" for one, two in
-                 leaks.pairs[["first", "second"]].head(5).to_numpy(int)]  # fmt: skip
-        message = f"{len(leaks.dropped)} images are dropped, since the same film lies in an earlier part: "
+                 duplicates.pairs[["first", "second"]].head(5).to_numpy(int)]  # fmt: skip
+        message = f"{len(duplicates.dropped)} images are dropped, since the same film lies in an earlier part: "
         on_event({"event": "note", "message": message + "; ".join(pairs)})
-    return leaks
+    return duplicates
 
 
 def _already_complete(

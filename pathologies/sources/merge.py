@@ -82,7 +82,7 @@ def overlap_notes(sources: Sequence[str]) -> list[str]:
         if first and second:
             notes.append(
                 f"'{first[0]}' and '{second[0]}' hold the same films: {why}. A film, or a patient under another name, "
-                "can lie in two parts: check for leaks, or leave one of them out."
+                "can lie in two parts: look for duplicates, or leave one of them out."
             )
     return notes
 
