@@ -31,16 +31,16 @@ class Damaged(InputError):
     """A file that is not what was written: cut off, changed, or another one."""
 
 
-def seal(tensors: Mapping[str, Tensor], key: str, facts: Mapping[str, Any] | None = None) -> bytes:
+def checksummed_bytes(tensors: Mapping[str, Tensor], key: str, facts: Mapping[str, Any] | None = None) -> bytes:
     """The file's bytes. One metadata key, since safetensors writes several in random order: `key`, as sorted JSON."""
     plain = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
     text = json.dumps(dict(facts or {}), sort_keys=True)
-    sealed = json.dumps(json.loads(text) | {"sha256": _digest(plain, text)}, sort_keys=True)
-    return save(plain, metadata={key: sealed})
+    stored = json.dumps(json.loads(text) | {"sha256": _digest(plain, text)}, sort_keys=True)
+    return save(plain, metadata={key: stored})
 
 
-def unseal(path: Path, key: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """(tensors, facts) of a sealed file. Errors: Damaged; FileNotFoundError and the like as they are."""
+def read_checksummed(path: Path, key: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """(tensors, facts) of such a file. Errors: Damaged; FileNotFoundError and the like as they are."""
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing.")
     try:
@@ -55,28 +55,19 @@ def unseal(path: Path, key: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return tensors, facts
 
 
-def whole(path: Path, key: str) -> bool:
-    """Whether the file is there and is what was written."""
-    try:
-        unseal(path, key)
-    except (Damaged, OSError):
-        return False
-    return True
-
-
 def weights_bytes(network: nn.Module) -> bytes:
     """The network's weights as a file: the same weights give the same bytes."""
-    return seal(network.state_dict(), WEIGHTS)
+    return checksummed_bytes(network.state_dict(), WEIGHTS)
 
 
 def load_weights(path: Path) -> dict[str, Tensor]:
     """Errors: Damaged."""
-    return unseal(path, WEIGHTS)[0]
+    return read_checksummed(path, WEIGHTS)[0]
 
 
 def require_weights(path: Path) -> None:
     """Errors: Damaged; FileNotFoundError."""
-    unseal(path, WEIGHTS)
+    read_checksummed(path, WEIGHTS)
 
 
 def verify_images(dataset: DatasetPaths, manifest: Mapping[str, Any], sign_of_life: Callable[[], None]) -> None:
