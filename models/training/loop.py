@@ -24,7 +24,7 @@ from models.data.loading import Pixels, epoch_order, film_size, send
 from models.data.targets import Targets
 from models.files.checksummed import weights_bytes
 from models.files.layout import AttemptPaths, append_json_line, read_json_lines, write_bytes, write_text
-from models.files.retry import Patience
+from models.files.retry import Retry
 from models.network.normalisation import with_film_area
 from models.process.signals import Interrupted, Wish
 from models.training.augment import augment, mixup
@@ -55,7 +55,7 @@ class Task:
     paths: AttemptPaths
     still_wanted: Callable[[], None]  # raises when this process should end: its parent is gone, or it was superseded
     wish: Wish = field(default_factory=Wish)  # set when the process was asked to end: checkpoint first
-    patience: Patience = field(default_factory=Patience)  # with a disk that does not take a file
+    retry: Retry = field(default_factory=Retry)  # with a disk that does not take a file
 
     def endable(self) -> "Task":
         """The same for work that any batch may end with Interrupted, once the process was asked to end."""
@@ -68,7 +68,7 @@ class Task:
         return replace(self, pixels=replace(self.pixels, on_batch=on_batch))
 
     def write(self, path: Path, data: bytes) -> None:
-        self.patience.write(lambda: write_bytes(path, data), path, len(data))
+        self.retry.write(lambda: write_bytes(path, data), path, len(data))
 
 
 def train_target(task: Task, on_epoch: OnEpoch | None = None) -> dict[str, Any]:
@@ -87,7 +87,7 @@ def train_target(task: Task, on_epoch: OnEpoch | None = None) -> dict[str, Any]:
     while progress.epoch < config.epochs and not _out_of_patience(config, progress):
         train_epoch(task, machine, progress, positions)
         row = _judge(task, machine, progress, rule)
-        task.patience.write(partial(append_json_line, task.paths.history, row), task.paths.history)
+        task.retry.write(partial(append_json_line, task.paths.history, row), task.paths.history)
         weights = partial(weights_bytes, machine.judged)
         before = progress.snapshots
         keep_snapshot(task.paths, config, progress, row["select_score"], weights, task.write)
@@ -224,7 +224,7 @@ def _save(task: Task, machine: Machine, progress: Progress) -> None:
     progress.batch_size, progress.scaler = task.config.batch_size, machine.scaler.state_dict()
     data = checkpoint_bytes(machine.network, machine.optimiser, progress, machine.averaged)
     paths = task.paths
-    task.patience.write(lambda: write_checkpoint(paths.checkpoint, data, paths.previous), paths.checkpoint, len(data))
+    task.retry.write(lambda: write_checkpoint(paths.checkpoint, data, paths.previous), paths.checkpoint, len(data))
 
 
 def _load(task: Task, machine: Machine) -> Progress | None:
