@@ -102,7 +102,7 @@ def train_target(task: Task, on_epoch: OnEpoch | None = None) -> dict[str, Any]:
         "selection_rule": rule.name,
         "selection_reason": rule.reason,
         "epochs_trained": progress.epoch,
-        "start": machine.network.start,
+        "start": machine.network.initial_weights,
         **snapshot_facts(config, progress),
     }
 
