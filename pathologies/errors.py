@@ -16,6 +16,10 @@ class InputError(ValueError):
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """The end of an error message: the nearest known name, if one is near, and all known names."""
     known = list(known)
-    near = get_close_matches(name.lower(), known, n=1, cutoff=0.6)
-    hint = f" Did you mean '{near[0]}'?" if near else ""
-    return f"{hint} Known: {', '.join(known)}."
+    return f"{nearest(name.lower(), known)} Known: {', '.join(known)}."
+
+
+def nearest(name: str, known: Iterable[str], question: str = "Did you mean") -> str:
+    """A question after the nearest known name, for the middle of such a message; "" if none is near."""
+    near = get_close_matches(name, list(known), n=1)
+    return f" {question} '{near[0]}'?" if near else ""

@@ -4,7 +4,6 @@ Goes in: a CSV file (gzipped or not) and, where it is at hand, the folder of its
 frame, or an error that names file, row, what was found and what is allowed. Called by the readers beside it.
 """
 
-import difflib
 import os
 import warnings
 import zlib
@@ -15,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from pathologies.errors import InputError
+from pathologies.errors import InputError, nearest
 from pathologies.labels.frame import META_COLUMNS
 
 RAW_VALUES = "1, 0, -1 (uncertain) or empty (not mentioned)"
@@ -94,8 +93,7 @@ def find_column(header: Sequence[str], names: Sequence[str], path: Path, *, requ
         return found[0]
     if not required:
         return None
-    near = difflib.get_close_matches(names[0], header, n=1)
-    hint = f" Did the file mean '{near[0]}'?" if near else ""
+    hint = nearest(names[0], header, "Did the file mean")
     raise InputError(f"{path}: no column {' or '.join(map(repr, names))}.{hint} The file has: {', '.join(header)}.")
 
 
