@@ -79,7 +79,7 @@ def test_weights_are_found_in_every_usual_layout(layout, colour, tmp_path):
 
 def test_what_was_loaded_and_from_where_is_said(colour, tmp_path, caplog):
     torch.save({"net": before("module.encoder.", colour.state_dict()) | {"queue": torch.ones(3)}}, tmp_path / "w.pth")
-    said = started(tmp_path / "w.pth").start
+    said = started(tmp_path / "w.pth").initial_weights
     assert "Started from w.pth under 'net', names without 'module.encoder.': " in said
     assert "resized or folded: conv1.0.weight" in said
     assert "further tensors beside them: 1" in said
