@@ -316,6 +316,37 @@ def test_rays_settings_come_before_its_import():
     assert not first, "imported before `cluster` has set the environment"
 
 
+def imported_files() -> dict[str, set[str]]:
+    """For each file of the packages those that it imports, at its top or inside a function."""
+    known = {module_of(path) for path in FILES}
+    graph = {}
+    for path in FILES:
+        named = set()
+        for node in ast.walk(tree(path)):
+            if isinstance(node, ast.Import):
+                named |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                below = {alias.name: f"{node.module}.{alias.name}" for alias in node.names}
+                named |= {full if full in known else node.module for full in below.values()}
+        graph[module_of(path)] = (named & known) - {module_of(path)}
+    return graph
+
+
+def reached(graph: dict[str, set[str]], start: str) -> set[str]:
+    """All that `start` imports, and what these import."""
+    found, new = set(), graph[start]
+    while new:
+        found |= new
+        new = {name for one in new for name in graph[one]} - found
+    return found
+
+
+def test_no_circle_between_the_files_of_the_command_line():
+    graph = imported_files()
+    rooms = ("orchestrator.cli", "orchestrator.cluster")
+    assert [name for name in graph if name.startswith(rooms) and name in reached(graph, name)] == []
+
+
 def test_only_the_command_line_prints():
     for path in FILES:
         printers = {"print"} & set(calls(tree(path)))

@@ -19,7 +19,7 @@ from typer.core import TyperGroup
 
 from models.process.signals import end_as_by_ctrl_c
 from orchestrator.cli import cluster as commands_cluster
-from orchestrator.cli import comparison, datasets, evaluation, training, tuning
+from orchestrator.cli import comparison, datasets, demo, evaluation, training, tuning
 from orchestrator.cli.console import errors
 from orchestrator.training.liveness import ClusterGone
 from pathologies.errors import InputError
@@ -45,6 +45,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
+demo.register(app)
 datasets.register(app)
 training.register(app)
 evaluation.register(app)

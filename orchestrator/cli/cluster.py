@@ -23,6 +23,7 @@ def register(app: typer.Typer) -> None:
 
 
 def submit(
+    ctx: typer.Context,
     words: Annotated[list[str], Argument(help="Any hilum command: train data --out run ...", metavar="-- COMMAND ...")],
     address: Dashboard = None,
     python: Annotated[str, Option(help="The interpreter on the cluster's head.")] = "python",
@@ -36,7 +37,7 @@ def submit(
     from orchestrator.cluster import jobs as jobs_there
     from orchestrator.cluster.package import pack, package_lines, survey
 
-    command, findings = jobs_there.checked_words(words)
+    command, findings = jobs_there.checked_words(words, ctx.find_root().command.commands)
     package = survey(findings=findings)
     with tempfile.TemporaryDirectory(prefix="hilum-") as folder:
         archive = Path(folder) / "checkout.zip"

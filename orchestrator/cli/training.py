@@ -1,4 +1,4 @@
-"""Commands that make a bundle: `hilum train`, `ensemble`, and the demonstration."""
+"""Commands that make a bundle: `hilum train`, `ensemble`, and `hilum settings`."""
 
 from functools import partial
 from pathlib import Path
@@ -16,7 +16,7 @@ Findings = Annotated[Path | None, Option(help="A folder with pathology files of 
 
 
 def register(app: typer.Typer) -> None:
-    for command in (train, settings, ensemble, demo):
+    for command in (train, settings, ensemble):
         app.command()(command)
 
 
@@ -175,28 +175,6 @@ def settings(
     widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
     for name, default, text in rows:
         typer.echo(f"{name:<{widths[0]}}  {default:<{widths[1]}}  {text}")
-
-
-def demo(
-    out: Annotated[Path, Option(help="Folder of everything that the demonstration makes.")] = Path("demo"),
-    smoke: Annotated[bool, Option("--smoke", help="A tiny form that only shows that every part runs.")] = False,
-) -> None:
-    """The whole pipeline on synthetic films: draw, prepare, train, combine, evaluate, predict."""
-    import time
-
-    from orchestrator.cli.app import app
-    from orchestrator.cli.demo import run_demo
-
-    def run_command(command: list[str]) -> None:
-        code = app(args=command, prog_name="hilum", standalone_mode=False)
-        if code:  # a command that fell short has said why
-            raise typer.Exit(code)
-
-    started = time.monotonic()
-    run_demo(out, smoke, run_command, say)
-    say(f"\nDone in {time.monotonic() - started:.0f} s. Everything lies in {out}: pictures in {out / 'bundle-test'}, ")
-    say(f"the predictor in {out / 'bundle'}, its answers for five new films in {out / 'predictions.csv'}.")
-    say(f"Next: hilum predict {out / 'bundle'} YOUR_IMAGES --out predictions.csv")
 
 
 def words(text: str) -> tuple[str, ...]:
