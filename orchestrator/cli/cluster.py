@@ -9,6 +9,7 @@ import typer
 from typer import Argument, Option
 
 from orchestrator.cli.console import output, say, show_table
+from orchestrator.cli.options import CLUSTER, Findings, shown
 from orchestrator.storage.workspace import place
 
 Dashboard = Annotated[str | None, Option(help="The dashboard, http://HOST:8265; none: RAY_API_SERVER_ADDRESS or here.")]
@@ -16,10 +17,14 @@ Job = Annotated[str, Argument(help="A job's id, as `hilum jobs` shows it.")]
 
 
 def register(app: typer.Typer) -> None:
+    app.command(**shown(CLUSTER, "doctor", "doctor demo/dataset --out demo/run"))(doctor)
     words = {"ignore_unknown_options": True, "allow_interspersed_args": False}
-    app.command(context_settings=words)(submit)
-    for command in (jobs, logs, stop, doctor):
-        app.command()(command)
+    there = "-- train /shared/demo/dataset --out /shared/demo/run"
+    app.command(context_settings=words, **shown(CLUSTER, f"submit --address http://HEAD:8265 {there}"))(submit)
+    app.command(**shown(CLUSTER, "jobs --address http://HEAD:8265"))(jobs)
+    for command in (logs, stop):
+        one = f"{command.__name__} hilum-train-20260131-120000-0001"
+        app.command(**shown(CLUSTER, f"{one} --address http://HEAD:8265"))(command)
 
 
 def submit(
@@ -109,7 +114,7 @@ def doctor(
     ] = None,
     members: Annotated[int, Option(min=1, help="Networks per finding.")] = 1,
     gpus_per_target: Annotated[str | None, Option(help="As for `hilum train`.")] = None,
-    findings: Annotated[Path | None, Option(help="A folder with pathology files of your own.")] = None,
+    findings: Findings = None,
 ) -> None:
     """Look at every node before anything is trained: exit code 1 and what to do when something will go wrong."""
     from models.config import parse_settings

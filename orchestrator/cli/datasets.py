@@ -11,21 +11,27 @@ import typer
 from typer import Argument, Option
 
 from orchestrator.cli.console import output, progress_bar, say, show_table
+from orchestrator.cli.options import DATA, Findings, examples, shown
 from orchestrator.storage.workspace import place
 from pathologies.errors import InputError
 
 
 def register(app: typer.Typer) -> None:
-    app.command()(phantom)
-    app.command()(prepare)
-    app.command()(merge)
-    split_app = typer.Typer(no_args_is_help=True, help="Give a split away, or compare with one.")
-    split_app.command("share")(share)
-    split_app.command("check")(check)
-    app.add_typer(split_app, name="split")
-    labels_app = typer.Typer(no_args_is_help=True, help="Look at a label file.")
-    labels_app.command("audit")(audit)
-    app.add_typer(labels_app, name="labels")
+    films = "--labels demo/more/train.csv --images demo/more"
+    app.command(**shown(DATA, "phantom demo/more --patients 60 --seed 2 --size 64"))(phantom)
+    looks = "labels audit demo/films/train.csv"
+    labels_app = typer.Typer(no_args_is_help=True, help="Look at a label file.", epilog=examples(looks))
+    labels_app.command("audit", epilog=examples(looks, f"{looks} --frontal --json"))(audit)
+    app.add_typer(labels_app, name="labels", rich_help_panel=DATA)
+    app.command(**shown(DATA, f"prepare chexpert {films} --out demo/more-dataset --size 64"))(prepare)
+    app.command(**shown(DATA, "merge demo/dataset data/nih --out demo/both"))(merge)
+    gives = "split share demo/dataset --out demo/split.json --salt SECRET"
+    split_app = typer.Typer(
+        no_args_is_help=True, help="Give a split away, or compare with one.", epilog=examples(gives)
+    )
+    split_app.command("share", epilog=examples(gives))(share)
+    split_app.command("check", epilog=examples("split check demo/dataset demo/split.json --salt SECRET"))(check)
+    app.add_typer(split_app, name="split", rich_help_panel=DATA)
 
 
 def phantom(
@@ -68,7 +74,7 @@ def prepare(
     first_studies: Annotated[int | None, Option(help="Only studies with a number up to this one.")] = None,
     projections: Annotated[str, Option(help="Only these projections, e.g. AP,PA.")] = "",
     option: Annotated[list[str] | None, Option(help="name=value of the source, e.g. official_lists=DIR.")] = None,
-    findings: Annotated[Path | None, Option(help="A folder with pathology files of your own.")] = None,
+    findings: Findings = None,
     max_rejected: Annotated[float, Option(help="Largest share of unusable images.")] = 0.1,
     workers: Annotated[int | None, Option(help="Decoding workers; none: one per CPU.")] = None,
     intensity: Annotated[int | None, Option(help="Version of the intensity contract; none: the newest.")] = None,
@@ -169,7 +175,7 @@ def audit(
     as_json: Annotated[bool, Option("--json", help="Everything counted, as JSON on standard output.")] = False,
     pictures: Annotated[Path | None, Option(help="Folder for the audit as PNG.")] = None,
     option: Annotated[list[str] | None, Option(help="name=value of the source, e.g. mapping=FILE.toml.")] = None,
-    findings: Annotated[Path | None, Option(help="A folder with pathology files of your own.")] = None,
+    findings: Findings = None,
 ) -> None:
     """Count the labels of a file, before and after the label contract."""
     import json

@@ -14,12 +14,13 @@ import typer
 from typer import Option
 
 from orchestrator.cli.console import say
+from orchestrator.cli.options import START, shown
 
 NEW_FILMS = 5
 
 
 def register(app: typer.Typer) -> None:
-    app.command()(demo)
+    app.command(**shown(START, "demo", "demo --smoke --out small-demo"))(demo)
 
 
 def demo(

@@ -7,17 +7,23 @@ from typing import Annotated, Any
 import typer
 from typer import Argument, Option
 
-from orchestrator.cli.console import errors, say, show_table
+from orchestrator.cli.console import Board, errors, say, show_table
+from orchestrator.cli.options import TRAIN, Findings, Targets, shown
 from orchestrator.storage.workspace import place
 from pathologies.errors import InputError
 
-Targets = Annotated[str, Option(help="Findings, separated by commas; none: those of CheXpert's twelve that are there.")]
-Findings = Annotated[Path | None, Option(help="A folder with pathology files of your own.")]
-
 
 def register(app: typer.Typer) -> None:
-    for command in (train, settings, ensemble):
-        app.command()(command)
+    small = "--set backbone=test_resnet --set epochs=2"
+    app.command(
+        **shown(
+            TRAIN,
+            f"train demo/dataset --out demo/run-2 --targets edema,lung_opacity {small}",
+            f"train demo/dataset --out demo/run --shared {small}",
+        )
+    )(train)
+    app.command(**shown(TRAIN, "ensemble demo/run --out demo/bundle-2 --consistency"))(ensemble)
+    app.command(**shown(TRAIN, "settings"))(settings)
 
 
 def train(
@@ -55,7 +61,6 @@ def train(
     A run may hold both: give the command once with --shared and once without.
     """
     from models.config import parse_settings
-    from orchestrator.cli.progress import Board
     from orchestrator.storage.workspace import driving, reading_dataset, reading_run
     from orchestrator.training.launch import train_run
     from orchestrator.training.plan import TrainRequest

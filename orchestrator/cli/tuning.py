@@ -8,12 +8,18 @@ import typer
 from typer import Argument, Option
 
 from orchestrator.cli.console import output, progress_bar, say, show_table
+from orchestrator.cli.options import TRAIN, Findings, Targets, shown
 from orchestrator.storage.workspace import place
 
 
 def register(app: typer.Typer) -> None:
-    app.command()(tune)
-    app.command("lr-find")(lr_find)
+    small = "--set backbone=test_resnet"
+    app.command(
+        **shown(TRAIN, f"tune demo/dataset --out demo/search --targets lung_opacity --trials 3 --epochs 2 {small}")
+    )(tune)
+    app.command("lr-find", **shown(TRAIN, f"lr-find demo/dataset --target lung_opacity {small} --out demo/rates.png"))(
+        lr_find
+    )
 
 
 def tune(
@@ -21,9 +27,7 @@ def tune(
     out: Annotated[
         Path, Option(help="The run's folder. The same command goes on after any interruption.", parser=place)
     ],
-    targets: Annotated[
-        str, Option(help="Findings, separated by commas; none: those of CheXpert's twelve that are there.")
-    ] = "",
+    targets: Targets = "",
     trials: Annotated[int, Option(min=1, help="Trials per finding, the defaults among them; may grow later.")] = 20,
     epochs: Annotated[int | None, Option(min=1, help="Epochs of a full trial; short for --set epochs=...")] = None,
     set_: Annotated[
@@ -38,7 +42,7 @@ def tune(
     seed: Annotated[int, Option(help="Of the search; a trial's own seed is --set seed=...")] = 0,
     inline: Annotated[bool, Option("--inline", help="In this process, one after the other, without Ray.")] = False,
     address: Annotated[str | None, Option(help="A Ray cluster; else RAY_ADDRESS, else this machine.")] = None,
-    findings: Annotated[Path | None, Option(help="A folder with pathology files of your own.")] = None,
+    findings: Findings = None,
 ) -> None:
     """Search better training settings for each finding, every trial in a process of its own."""
     from models.config import parse_settings
@@ -68,7 +72,7 @@ def lr_find(
     low: Annotated[float, Option(help="The lowest rate.")] = 1e-5,
     high: Annotated[float, Option(help="The highest rate.")] = 10.0,
     steps: Annotated[int | None, Option(help="From the lowest to the highest; none: 100, of few films fewer.")] = None,
-    findings: Annotated[Path | None, Option(help="A folder with pathology files of your own.")] = None,
+    findings: Findings = None,
 ) -> None:
     """Try rising learning rates on part train and suggest one; nothing is trained or changed."""
     from models.config import parse_settings

@@ -1,20 +1,12 @@
-"""The live table of a run: every target's state, epoch, loss, select AUC, images/s and remaining time.
+"""What is going on, as lines of text: an event in, a sentence out.
 
-In: the launcher's events. Out: a table that is drawn anew on a terminal; elsewhere one line per event. Called by
-`hilum train`.
+In: the events of a training run. Out: what is known of each of its jobs, and a line per event. Called by the commands,
+whose live table shows the same lines, and by the Python API, which prints them where progress is asked for.
 """
 
 import math
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Any
-
-from rich.console import Console
-from rich.live import Live
-from rich.table import Table
-from rich.text import Text
 
 COLUMNS = ("target", "state", "epoch", "train loss", "select AUC", "images/s", "remaining", "note")
 
@@ -29,7 +21,6 @@ class Line:
     epoch: int = 0
     row: dict[str, Any] | None = None
     note: str = ""
-    began: float = 0.0
 
     def remaining(self) -> str:
         if self.state != "training" or not self.row:
@@ -38,28 +29,14 @@ class Line:
         return f"{int(seconds // 60)}:{int(seconds % 60):02d}"
 
 
-class Board:
-    """Follows events; use as a context manager and hand `board.on_event` to the launcher."""
+class RunProgress:
+    """Follows the events of a run; `lines` has a Line per job."""
 
-    def __init__(self, console: Console, say: Callable[[str], None]) -> None:
+    def __init__(self) -> None:
         self.lines: dict[str, Line] = {}
-        self.say = say
-        self.live = (
-            Live(console=console, get_renderable=self.table, refresh_per_second=2) if console.is_terminal else None
-        )
 
-    def __enter__(self) -> "Board":
-        if self.live:
-            self.live.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self.live:
-            self.live.stop()
-
-    def on_event(self, event: dict[str, Any]) -> None:
+    def take(self, event: dict[str, Any]) -> str:
+        """Note one event of `orchestrator.training.launch.train_run`; returns it as a line of text."""
         line = self.lines.get(event["job"])
         if event["event"] == "planned":
             line = self.lines[event["job"]] = Line(job=event["job"], epochs=event["epochs"], note=event.get("note", ""))
@@ -67,7 +44,7 @@ class Board:
                 _finish(line, event["outcome"])
                 line.note = "was finished already"
         elif event["event"] == "started":
-            line.state, line.began = "training", time.monotonic()
+            line.state = "training"
             if (event["attempt"] or 1) > 1:
                 line.note = f"attempt {event['attempt']}"
         elif event["event"] == "epoch":
@@ -76,14 +53,7 @@ class Board:
             line.state, line.note = "waiting", event["why"]
         elif event["event"] == "finished":
             _finish(line, event["outcome"])
-        if not self.live:
-            self.say(describe(line, event["event"]))
-
-    def table(self) -> Table:
-        table = Table(*COLUMNS, box=None, pad_edge=False)
-        for line in self.lines.values():
-            table.add_row(*map(Text, cells(line)))  # an error's sentence may hold brackets, which are no markup here
-        return table
+        return describe(line, event["event"])
 
 
 def cells(line: Line) -> list[str]:
