@@ -34,10 +34,10 @@ from orchestrator.evaluation.scoring import (
 from orchestrator.evaluation.uncertain_labels import READINGS, measure_uncertain, uncertain_notes, uncertain_table
 from orchestrator.formatting import aligned
 from orchestrator.inference.aggregation import aggregate_ids, aggregate_scores, aggregate_truth
-from orchestrator.inference.bundle import BATCH, Bundle, load_bundle
-from orchestrator.inference.decisions import find_slug, threshold_notes, thresholds_of
+from orchestrator.inference.bundle import Bundle, load_bundle
+from orchestrator.inference.decisions import find_slug, prediction_frame, threshold_notes, thresholds_of
+from orchestrator.inference.films import BATCH
 from orchestrator.inference.identity import LEVELS
-from orchestrator.inference.predict import prediction_frame
 from orchestrator.storage.object_store import is_remote, join
 from orchestrator.storage.workspace import append_line, origin_of
 from orchestrator.training.plan import usable_views
@@ -123,7 +123,7 @@ def evaluate(request: EvaluateRequest) -> EvaluateResult:
     further = {"conformal": covered.to_dict("records"), "uncertain": to_plain(doubted.to_dict("records"))}
     data = report.to_dict() | bundle.identity | asked | further | {"notes": notes}
     _write(folder, report, data, [table, *[one for one in (uncertain, conformal) if one]])
-    predictions = prediction_frame(bundle, _row_names(scored), scored.probability, thresholds)
+    predictions = prediction_frame(bundle.slugs, _row_names(scored), scored.probability, thresholds)
     _write_tables(folder, predictions, {"conformal": covered, "uncertain": doubted})
     _draw(folder, bundle, scored, report, thresholds)
     return EvaluateResult(
