@@ -1,13 +1,15 @@
 """What is going on, as lines of text: an event in, a sentence out.
 
-In: the events of a training run. Out: what is known of each of its jobs, and a line per event. Called by the commands,
-whose live table shows the same lines, and by the Python API, which prints them where progress is asked for.
+In: the events of a run, a search, a preparation. Out: what is known of each of a run's jobs, and a line per event.
+Called by the commands, whose live table shows the same lines, and by the Python API, where progress is asked for.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+OnEvent = Callable[[dict[str, Any]], None]
 COLUMNS = ("target", "state", "epoch", "train loss", "select AUC", "images/s", "remaining", "note")
 
 
@@ -92,3 +94,40 @@ def _finish(line: Line, outcome: dict[str, Any]) -> None:
 
 def _figure(value: float | None) -> str:
     return "" if value is None or math.isnan(value) else f"{value:.3f}"
+
+
+def describe_trial(event: dict[str, Any]) -> str:
+    """One finished trial of a search as one line of text."""
+    outcome, best = event["outcome"], event["best"]
+    score = outcome.get("select_score")
+    result = f", select {score:.3f}" if score is not None else f" ({(outcome.get('error') or '')[:200]})"
+    leader = f", best {best.score:.3f} (trial {best.number})" if best else ""
+    progress = f"{event['finished']} of {event['trials']}"
+    return f"{event['slug']}: trial {event['number']} {outcome['status']}{result}{leader}, {progress}"
+
+
+class Lines:
+    """Every event as a line of text, for a notebook or a script; of what is counted, a line at each tenth."""
+
+    def __init__(self, say: Callable[[str], None], what: str) -> None:
+        self.say, self.what = say, what
+        self.run, self.tenth = RunProgress(), 0
+
+    def __call__(self, event: dict[str, Any]) -> None:
+        if event["event"] == "progress":
+            done, total = event["done"], event["total"]
+            tenth = 10 * done // total if total else 10
+            if tenth != self.tenth:
+                self.tenth = tenth
+                self.say(f"{self.what}: {done} of {total}")
+        elif event["event"] == "trial":
+            self.say(describe_trial(event))
+        else:
+            self.say(event["message"] if "message" in event else self.run.take(event))
+
+
+def listener(progress: bool | OnEvent, what: str, say: Callable[[str], None]) -> OnEvent:
+    """Who hears the events: nobody, `say` line by line, or a function of one's own, event by event."""
+    if callable(progress):
+        return progress
+    return Lines(say, what) if progress else lambda event: None

@@ -117,9 +117,8 @@ def doctor(
     findings: Findings = None,
 ) -> None:
     """Look at every node before anything is trained: exit code 1 and what to do when something will go wrong."""
-    from models.config import parse_settings
-    from orchestrator.cli.training import words
     from orchestrator.cluster.doctor import DoctorRequest, examine
+    from orchestrator.option_values import read_settings, read_words
     from orchestrator.storage.staging import stage_dataset
     from orchestrator.training.resources import parse_share, with_ranks
 
@@ -128,8 +127,8 @@ def doctor(
         dataset=None if dataset is None else stage_dataset(dataset),
         address=address,
         out=out,
-        targets=words(targets),
-        settings=with_ranks(parse_settings(set_ or []), share),
+        targets=read_words(targets),
+        settings=with_ranks(read_settings(set_), share),
         members=members,
         gpus_per_target=share,
         findings=findings,

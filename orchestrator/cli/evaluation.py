@@ -1,6 +1,5 @@
 """Commands that judge what was trained: `hilum evaluate`, and `hilum compare` for two runs side by side."""
 
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,7 +10,6 @@ from typer.core import TyperCommand
 from orchestrator.cli.console import output, say, show_table
 from orchestrator.cli.options import JUDGE, Device, Findings, shown
 from orchestrator.storage.workspace import place
-from pathologies.errors import InputError
 
 MANY = ("--predictions", "--readers")
 Use = Annotated[str, Option(help="Which networks of the run: single, shared or both.")]
@@ -88,107 +86,38 @@ def evaluate(
 ) -> None:
     """Score a bundle on a part of a data set, or prediction tables from anywhere, with patient-level intervals."""
     given = locals()
-    if predictions or readers:
-        _refuse(given, ("bundle", "dataset", "part"), "go with a bundle, --predictions with --truth")
-        return _evaluate_tables(given)
-    tables_alone = ("id_", "patient", "patient_pattern", "each_row_a_patient", "blank_as_zero")
-    _refuse(given, tables_alone, "go with --predictions")
-    if bundle is None or dataset is None:
-        raise InputError(
-            "Give a BUNDLE and a DATASET, or --predictions tables with --truth; see hilum evaluate --help."
-        )
-    return _evaluate_bundle(given)
+    from orchestrator import api
+
+    given["id"] = given.pop("id_")
+    as_json = given.pop("json")
+    result = api.evaluate(**given)
+    (_show_tables if predictions or readers else _show_bundle)(result, as_json)
 
 
-def _refuse(given: dict[str, Any], names: tuple[str, ...], why: str) -> None:
-    """An option that the other form of the command has is a mistake worth a sentence."""
-    options = {"bundle": "BUNDLE", "dataset": "DATASET", "id_": "--id"}
-    extra = [options.get(name, f"--{name.replace('_', '-')}") for name in names if given[name]]
-    if extra:
-        raise InputError(f"{', '.join(extra)}: these {why}. hilum evaluate --help shows the two forms.")
-
-
-def _evaluate_bundle(given: dict[str, Any]) -> None:
-    from orchestrator.cli.training import words
-    from orchestrator.evaluation.evaluate_bundle import EvaluateRequest
-    from orchestrator.evaluation.evaluate_bundle import evaluate as run
-    from orchestrator.storage.object_store import is_remote
-    from orchestrator.storage.workspace import reading_bundle, reading_dataset, writing
-
-    request = partial(
-        EvaluateRequest,
-        part=given["part"] or "test",
-        truth=given["truth"],
-        level=given["level"] or "image",
-        operating_point=given["operating_point"],
-        targets=words(given["targets"]),
-        resamples=given["resamples"],
-        device=given["device"],
-        findings=given["findings"],
-    )
-    out = given["out"]
-    if out is None and is_remote(given["bundle"]):
-        out = f"{given['bundle']}-{given['part'] or 'test'}"
-    bundle, dataset = reading_bundle(given["bundle"]), reading_dataset(given["dataset"])
-    with bundle as judged, dataset as data, writing(out) as folder:
-        result = run(request(bundle=judged, dataset=data, out=folder))
-    if given["json"]:
-        return _show_json(dict(result.data))
-    show_table(*result.table)
-    for further in (result.uncertain, result.conformal):
+def _show_bundle(result: Any, as_json: bool) -> None:
+    if as_json:
+        return _show_json(dict(result.details.data))
+    show_table(*result.details.table)
+    for further in (result.details.uncertain, result.details.conformal):
         if further:
             output.print()
             show_table(*further)
     for line in result.notes:
         output.print(line, markup=False)
-    return say(f"Tables and pictures: {out or result.folder}")
+    return say(f"Tables and pictures: {result.folder}")
 
 
-def _evaluate_tables(given: dict[str, Any]) -> None:
-    from orchestrator.cli.training import words
-    from orchestrator.evaluation.compare_tables import AUTO, TablesRequest, compare_tables
-    from orchestrator.evaluation.compare_tables_report import (
-        comparison_data,
-        comparison_notes,
-        shown_tables,
-        write_comparison,
-    )
-    from orchestrator.evaluation.scoring import EvaluationSettings
-    from orchestrator.inference.prediction_tables import Columns
-    from orchestrator.storage.workspace import writing
+def _show_tables(result: Any, as_json: bool) -> None:
+    from orchestrator.evaluation.compare_tables_report import comparison_data, shown_tables
 
-    if not given["predictions"] or given["truth"] is None:
-        missing = "--truth" if given["predictions"] else "--predictions"
-        raise InputError(f"{missing} is missing: hilum evaluate --predictions a.csv b.csv --truth truth.csv.")
-    request = TablesRequest(
-        predictions=tuple(given["predictions"]),
-        truth=given["truth"],
-        readers=tuple(given["readers"] or ()),
-        targets=words(given["targets"]),
-        level=given["level"],
-        rule=given["operating_point"] or AUTO,
-        blank_as_zero=given["blank_as_zero"],
-        columns=Columns(
-            id_name=given["id_"],
-            patient_name=given["patient"],
-            patient_pattern=given["patient_pattern"],
-            each_row_a_patient=given["each_row_a_patient"],
-            findings=given["findings"],
-        ),
-        settings=EvaluationSettings(resamples=given["resamples"]),
-    )
-    comparison = compare_tables(request)
-    if given["out"]:
-        with writing(given["out"]) as folder:
-            write_comparison(comparison, folder)
-    if given["json"]:
-        return _show_json(comparison_data(comparison))
-    for table in shown_tables(comparison):
+    if as_json:
+        return _show_json(comparison_data(result.details))
+    for table in shown_tables(result.details):
         show_table(*table)
         output.print()
-    for line in comparison_notes(comparison):
+    for line in result.notes:
         output.print(line, markup=False)
-    return say(f"Tables and pictures: {given['out']}" if given["out"] else "With --out DIR also as CSV and pictures.")
+    return say(f"Tables and pictures: {result.folder}" if result.folder else "With --out DIR also as CSV and pictures.")
 
 
 def _show_json(value: dict[str, Any]) -> None:
@@ -221,28 +150,15 @@ def compare(
     findings: Findings = None,
 ) -> None:
     """Say per finding which of two runs is better, with paired intervals, and what each cost."""
-    from orchestrator.evaluation.compare_runs import CompareRequest, compare_runs, comparison_rows
-    from orchestrator.evaluation.compare_runs_report import comparison_sentences
-    from orchestrator.storage.mirror import no_networks
-    from orchestrator.storage.workspace import reading_dataset, reading_run
+    given = locals()
+    from orchestrator import api
+    from orchestrator.evaluation.compare_runs import comparison_rows
 
-    request = partial(
-        CompareRequest,
-        use_a=use_a,
-        use_b=use_b,
-        part=part,
-        targets=tuple(word.strip() for word in targets.split(",") if word.strip()),
-        findings=findings,
-        blend=blend,
-        resamples=resamples,
-    )
-    read = partial(reading_run, wanted=no_networks)
-    with read(run_a) as first, read(run_b) as second, reading_dataset(dataset) as data:
-        found = compare_runs(request(run_a=first, run_b=second, dataset=data))
-    sentences = comparison_sentences(found)
-    if json:
-        return _show_json(found.to_dict() | {"sentences": sentences})
-    show_table(*comparison_rows(found))
-    for line in sentences:
+    as_json = given.pop("json")
+    result = api.compare(**given)
+    if as_json:
+        return _show_json(result.details.to_dict() | {"sentences": list(result.notes)})
+    show_table(*comparison_rows(result.details))
+    for line in result.notes:
         output.print(line, markup=False)
     return None

@@ -39,25 +39,16 @@ def predict(
     conformal: Annotated[bool, Option("--conformal", help="Add <finding>_answer: 1, 0, or -1 for uncertain.")] = False,
 ) -> None:
     """Write a table of calibrated probabilities for new images."""
-    from orchestrator.inference.identity import Asked
-    from orchestrator.inference.predict import PredictRequest
-    from orchestrator.inference.predict import predict as run
-    from orchestrator.storage.staging import stage_bundle
+    given = locals()
+    from orchestrator import api
 
-    request = PredictRequest(
-        bundle=stage_bundle(bundle),
-        inputs=tuple(inputs),
-        out=out,
-        device=device,
-        operating_point=operating_point,
-        thresholds=tuple(threshold or ()),
-        level=level,
-        asked=Asked(patient_pattern=patient_pattern, study_pattern=study_pattern),
-        conformal=conformal,
-    )
     with progress_bar("predicting") as bar:
         task = bar.add_task("images", total=None)
-        result = run(request, lambda done, total: bar.update(task, completed=done, total=total))
+
+        def on_event(event: dict[str, Any]) -> None:
+            bar.update(task, completed=event["done"], total=event["total"])
+
+        result = api.answer_files(**given, progress=on_event)
     show_predictions(result.predictions)
     for note in result.notes:
         say(note)

@@ -1,6 +1,5 @@
 """Commands that look for better settings: `hilum tune`, `hilum lr-find`."""
 
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,6 +8,7 @@ from typer import Argument, Option
 
 from orchestrator.cli.console import output, progress_bar, say, show_table
 from orchestrator.cli.options import TRAIN, Findings, Targets, shown
+from orchestrator.progress import describe_trial
 from orchestrator.storage.workspace import place
 
 
@@ -45,21 +45,11 @@ def tune(
     findings: Findings = None,
 ) -> None:
     """Search better training settings for each finding, every trial in a process of its own."""
-    from models.config import parse_settings
-    from orchestrator.cli.training import words
-    from orchestrator.storage.workspace import driving_here, reading_dataset
-    from orchestrator.tuning.study import SearchRequest
-    from orchestrator.tuning.tune import tune_run
+    given = locals()
+    from orchestrator import api
 
-    settings = parse_settings(set_ or []) | ({"epochs": epochs} if epochs else {})
-    request = partial(
-        SearchRequest, targets=words(targets), trials=trials, settings=settings, seed=seed,
-        time_budget=time_budget, gpus_per_trial=gpus_per_trial, members=members, keep=keep, inline=inline,
-        address=address, findings=findings,
-    )  # fmt: skip
-    with driving_here(out, address) as run, reading_dataset(dataset) as data:
-        asked = request(dataset=data, out=run)
-        show_result(asked, tune_run(asked, lambda event: say(describe(event))))
+    given["set"] = given.pop("set_")
+    show_result(api.tune(**given, progress=lambda event: say(describe_trial(event))), members)
 
 
 def lr_find(
@@ -75,14 +65,14 @@ def lr_find(
     findings: Findings = None,
 ) -> None:
     """Try rising learning rates on part train and suggest one; nothing is trained or changed."""
-    from models.config import parse_settings
     from models.training.lr_range_test import Ramp
+    from orchestrator.option_values import read_settings
     from orchestrator.storage.workspace import reading_dataset
     from orchestrator.tuning.lr_finder import RateRequest, check_outputs, find_rate, suggestions, write_result
 
     check_outputs(out or [])
     ramp = Ramp(low=low, high=high, steps=steps)
-    settings = parse_settings(set_ or [])
+    settings = read_settings(set_)
     with reading_dataset(dataset) as data, progress_bar("raising the rate") as bar:
         task = bar.add_task("steps", total=None)
         request = RateRequest(dataset=data, target=target, settings=settings, ramp=ramp, findings=findings)
@@ -102,31 +92,16 @@ TABLE_TITLE = (
 )
 
 
-def show_result(request: Any, result: dict[str, Any]) -> None:
+def show_result(result: Any, members: int) -> None:
     """The table, where the files are, what to do next; exit code 1 where a finding has no winner."""
-    from orchestrator.tuning.report import COLUMNS, table_rows, write_report
-
-    searches, errors = result["searches"], result["errors"]
-    show_table(COLUMNS, table_rows(searches), TABLE_TITLE)
-    pictures = write_report(searches)
-    open_trials = sum(len(search.todo()) for search in searches.values())
+    table = result.table.reset_index()
+    show_table(list(table), table.to_numpy().tolist(), TABLE_TITLE)
+    pictures = result.details["pictures"]
     if pictures:
         say(f"Settings, pictures and the table of all trials: {pictures[0].parent}")
-    if open_trials:
-        say(f"{open_trials} trials are not finished: the same command goes on with them.")
-    for line in [*result["notes"], *(f"{slug}: {reason}" for slug, reason in errors.items())]:
-        say(f"{line}.")
-    if errors:
+    for line in result.notes:
+        say(line)
+    if result.details["errors"]:
         raise typer.Exit(1)
-    following = f"hilum ensemble {request.out}" if request.members else f"hilum train DATASET --tuned {request.out}"
-    say(f"Next: {following} --out {'BUNDLE' if request.members else 'RUN'}")
-
-
-def describe(event: dict[str, Any]) -> str:
-    """One finished trial as one line of text."""
-    outcome, best = event["outcome"], event["best"]
-    score = outcome.get("select_score")
-    result = f", select {score:.3f}" if score is not None else f" ({(outcome.get('error') or '')[:200]})"
-    leader = f", best {best.score:.3f} (trial {best.number})" if best else ""
-    progress = f"{event['finished']} of {event['trials']}"
-    return f"{event['slug']}: trial {event['number']} {outcome['status']}{result}{leader}, {progress}"
+    following = f"hilum ensemble {result.folder}" if members else f"hilum train DATASET --tuned {result.folder}"
+    say(f"Next: {following} --out {'BUNDLE' if members else 'RUN'}")
