@@ -1,6 +1,5 @@
 """Commands that make a bundle: `hilum train`, `ensemble`, and `hilum settings`."""
 
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,7 +9,6 @@ from typer import Argument, Option
 from orchestrator.cli.console import Board, errors, say, show_table
 from orchestrator.cli.options import TRAIN, Findings, Targets, shown
 from orchestrator.storage.workspace import place
-from pathologies.errors import InputError
 
 
 def register(app: typer.Typer) -> None:
@@ -60,40 +58,16 @@ def train(
 
     A run may hold both: give the command once with --shared and once without.
     """
-    from models.config import parse_settings
-    from orchestrator.storage.workspace import driving, reading_dataset, reading_run
-    from orchestrator.training.launch import train_run
-    from orchestrator.training.plan import TrainRequest
-    from orchestrator.training.resources import parse_share, with_ranks
+    given = locals()
+    from orchestrator import api
 
-    share = parse_share(gpus_per_target)
-    request = partial(
-        TrainRequest,
-        targets=words(targets),
-        members=members,
-        settings=with_ranks(parse_settings(set_ or []), share),
-        member_settings=parse_member_settings(member_set or []),
-        inline=inline,
-        address=address,
-        gpus_per_target=share,
-        shared=shared,
-        force=force,
-        findings=findings,
-    )
-    with (
-        driving(out) as run,
-        reading_dataset(dataset) as data,
-        reading_run(tuned, "tuned") as settings_of,
-        Board(errors, say) as board,
-    ):
-        outcomes = train_run(request(dataset=data, out=run, tuned=settings_of), board.on_event)
-    show_outcomes(outcomes)
-    untuned = [one["job"] for one in outcomes if one["untuned"]]
-    if untuned:
-        say(f"{tuned} has no tuned settings of {', '.join(untuned)}: trained with their usual ones.")
-    failed = [one["job"] for one in outcomes if one["status"] != "ok"]
-    if failed:
-        say(f"Not trained: {', '.join(failed)}. Each one's outcome.json has the traceback; the same command retries.")
+    given["set"] = given.pop("set_")
+    with Board(errors, say) as board:
+        result = api.train(**given, progress=board.on_event)
+    show_outcomes(result.details)
+    for note in result.notes:
+        say(note)
+    if any(one["status"] != "ok" for one in result.details):
         raise typer.Exit(1)
     say(f"Next: hilum ensemble {out} --out BUNDLE")
 
@@ -128,43 +102,14 @@ def ensemble(
     force: Annotated[bool, Option("--force", help="Replace what is at --out also if it was adapted.")] = False,
 ) -> None:
     """Combine the networks of a run into one calibrated multi-label predictor."""
-    from orchestrator.ensembling.build import EnsembleRequest, build_bundle
-    from orchestrator.ensembling.replace import ReplaceRequest, replace_findings
-    from orchestrator.storage.workspace import reading_bundle, reading_dataset, reading_run, writing
+    given = locals()
+    from orchestrator import api
 
-    where = {"targets": words(targets), "findings": findings, "tta": tta, "snapshots": snapshots}
-    where |= {"use": use, "force": force}
-    if replace is None:
-        if refit_dependents:
-            raise InputError("--refit-dependents belongs to --replace BUNDLE.")
-        make = partial(EnsembleRequest, **where, consistency=consistency)
-    else:
-        if consistency:
-            raise InputError("--consistency is a property of the whole bundle: --replace keeps it as it was.")
-        make = partial(ReplaceRequest, **where, refit_dependents=refit_dependents)
-    with reading_run(run) as source, reading_dataset(dataset) as data, writing(out) as goal:
-        if replace is None:
-            description = build_bundle(make(run=source, out=goal, dataset=data))
-        else:
-            with reading_bundle(replace) as old:
-                description = replace_findings(make(run=source, out=goal, dataset=data, bundle=old))
+    description = api.build(**given)
     show_bundle(description)
     for name, reason in description["left_out"].items():
         say(f"Left out: {name} ({reason})")
     say(f"Next: hilum evaluate {out} DATASET --part test, or hilum predict {out} IMAGES --out predictions.csv")
-
-
-def parse_member_settings(words: list[str]) -> dict[int, dict[str, Any]]:
-    """`1:backbone=resnet34` as {1: {"backbone": "resnet34"}}."""
-    from models.config import parse_settings
-
-    found: dict[int, dict[str, Any]] = {}
-    for word in words:
-        member, separator, setting = word.partition(":")
-        if not separator or not member.isdigit():
-            raise InputError(f"--member-set wants k:name=value, got {word!r}. For example: 1:backbone=resnet34.")
-        found.setdefault(int(member), {}).update(parse_settings([setting]))
-    return found
 
 
 def settings(
@@ -180,10 +125,6 @@ def settings(
     widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
     for name, default, text in rows:
         typer.echo(f"{name:<{widths[0]}}  {default:<{widths[1]}}  {text}")
-
-
-def words(text: str) -> tuple[str, ...]:
-    return tuple(word.strip() for word in text.split(",") if word.strip())
 
 
 def show_outcomes(outcomes: list[dict[str, Any]]) -> None:
