@@ -22,12 +22,12 @@ def register(app: typer.Typer) -> None:
     app.add_typer(labels_app, name="labels", rich_help_panel=DATA)
     app.command(**shown(DATA, f"prepare chexpert {films} --out demo/more-dataset --size 64"))(prepare)
     app.command(**shown(DATA, "merge demo/dataset data/nih --out demo/both"))(merge)
-    gives = "split share demo/dataset --out demo/split.json --salt SECRET"
+    gives = "split share demo/dataset --out demo/split.json --salt OUR-SECRET"
     split_app = typer.Typer(
         no_args_is_help=True, help="Give a split away, or compare with one.", epilog=examples(gives)
     )
     split_app.command("share", epilog=examples(gives))(share)
-    split_app.command("check", epilog=examples("split check demo/dataset demo/split.json --salt SECRET"))(check)
+    split_app.command("check", epilog=examples("split check demo/dataset demo/split.json --salt OUR-SECRET"))(check)
     app.add_typer(split_app, name="split", rich_help_panel=DATA)
 
 
