@@ -6,6 +6,8 @@ only `app.main` is imported; `orchestrator.cli:main` is what the console command
 examples) and `console` (lines, tables, the live table).
 """
 
+__all__ = ["app"]
+
 
 def __getattr__(name: str):
     if name == "main":

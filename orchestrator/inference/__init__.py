@@ -7,3 +7,7 @@ decisions by threshold or conformal zone, one answer per study or patient. From 
 (logits, blend, calibration, consistency), `bundle_description` (`bundle.json` and its seal), `decisions`, `identity`
 (whose film it is), `aggregation`, `prediction_tables` (tables of others).
 """
+
+__all__ = [
+    "aggregation", "bundle", "bundle_description", "decisions", "films", "identity", "predict", "prediction_tables",
+]  # fmt: skip

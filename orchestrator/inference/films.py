@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 
-from models.data.decode_guard import DecodeError
 from models.data.images import film_of_array, film_of_dicom, try_load_image
 from pathologies.errors import InputError
 from pathologies.table_files import read_csv_file
@@ -74,7 +73,7 @@ def read_film(source: Any, size: int, version: int) -> np.ndarray | str:
     read = film_of_array if isinstance(source, np.ndarray) else film_of_dicom
     try:
         return read(source, size, version)
-    except DecodeError as error:
+    except InputError as error:
         return str(error)
 
 
