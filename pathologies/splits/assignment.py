@@ -1,8 +1,9 @@
-"""Patient-disjoint parts, stratified over all findings at once: train / select / calibrate / test.
+"""Patient-disjoint parts, stratified over all findings at once: train / select / calibrate / test; and folds.
 
 Goes in: the label frame and the findings to balance. Comes out: one part name per row. The parts depend on the seed and
 on what the patients hold, never on the order of the rows, and balance the RAW positives, so that no label policy can
-move a film. Called by `prepare`; the hash and the check by everything that reads a prepared data set.
+move a film. `prepare` calls for the parts, the planner of a run for folds; the hash and the check are called by
+everything that reads a prepared data set.
 
 The method is the iterative stratification of Sechidis et al. (ECML PKDD 2011), over patients instead of samples: rarest
 finding first, each of its patients to the part that lacks it most. Patients differ in size, so "lacks most" is relative
@@ -15,6 +16,8 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from pathologies.errors import InputError
 from pathologies.labels.frame import UNKNOWN
@@ -82,6 +85,36 @@ def official_parts(
         raise InputError(f"Fractions {list(fractions)} leave no part for the official training images.")
     part[train] = assign_parts(frame[train], slugs, fractions=shares / shares.sum(), seed=seed)
     return part.astype(str)
+
+
+def assign_folds(
+    frame: pd.DataFrame, slugs: Sequence[str], folds: int, *, same: np.ndarray | None = None, seed: int = 0
+) -> np.ndarray:
+    """The fold, from 0, of each row: every patient in one of them, sizes and raw positives as even as whole patients
+    allow.
+
+    `same`: pairs x 2 of rows with the same film, whose patients then share a fold, whatever they are called.
+    """
+    if folds < 2:
+        raise InputError(f"{folds} fold(s) are none: give at least 2.")
+    if same is not None and len(same):
+        frame = frame.assign(patient_id=_joined(frame["patient_id"], same))
+    groups = stratify.group_patients(frame, slugs, seed)
+    if len(groups.sizes) < folds:
+        raise InputError(f"{len(groups.sizes)} patients cannot fill {folds} folds. Give fewer folds.")
+    return stratify.stratify(groups, np.full(folds, 1 / folds))[groups.patient_of_row]
+
+
+def _joined(patients: pd.Series, same: np.ndarray) -> np.ndarray:
+    """The patients, those that share a film under one name: the first of theirs, so that no order of rows matters."""
+    names, codes = np.unique(patients.to_numpy(str), return_inverse=True)
+    links = codes[same]
+    ones = np.ones(len(links), bool)
+    graph = coo_array((ones, (links[:, 0], links[:, 1])), shape=(len(names), len(names)))
+    _, together = connected_components(graph, directed=False)
+    first = np.full(together.max() + 1, len(names))
+    np.minimum.at(first, together, np.arange(len(names)))
+    return names[first[together[codes]]]
 
 
 def _divide(groups: stratify.Groups, patients: np.ndarray, shares: np.ndarray) -> np.ndarray:
