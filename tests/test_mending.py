@@ -35,7 +35,7 @@ def test_damaged_targets_are_written_again(dataset, tmp_path, how):
     before = vars(Targets.load(path))
     damage(path, how)
     plan(dataset, tmp_path / "run")
-    assert all(np.array_equal(value, before[name], equal_nan=value.dtype.kind == "f")
+    assert all(np.array_equal(value, before[name], equal_nan=np.asarray(value).dtype.kind == "f")
                for name, value in vars(Targets.load(path)).items())  # fmt: skip
 
 

@@ -284,13 +284,14 @@ def test_a_folder_that_is_no_data_set(tmp_path):
 
 def test_device_and_precision_are_resolved_once_in_a_run(dataset, tmp_path):
     """On a machine with other flags the same command goes on with what the run began with."""
+    import orchestrator.training.job_config as job_config
     import orchestrator.training.plan as plan
 
     request = TrainRequest(dataset=dataset, out=tmp_path / "run", targets=("pneumonia",))
     first = plan.plan_run(request, "cpu")[0]
     other = {"bf16": "fp32", "fp32": "bf16"}[first.config.precision]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(plan, "cpu_precision", lambda: other)
+        patch.setattr(job_config, "cpu_precision", lambda: other)
         again = plan.plan_run(request, "cpu")[0]
     assert again.config == first.config
     elsewhere = plan.plan_run(request, "cuda")[0]  # unfinished: it begins anew on the device that is here

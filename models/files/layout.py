@@ -267,6 +267,16 @@ class RunPaths(_Folder):
     test_reads = _below("test_reads.jsonl")
     lock = _below("run.lock")
 
+    def folds(self, count: int) -> Path:
+        """The fold of every film, of so many."""
+        return self.root / f"folds-{count}.csv"
+
+    def shared_members(self) -> list[TargetPaths]:
+        """The shared networks that are there, finished or not."""
+        folder = self.root / "shared"
+        numbers = [int(path.name) for path in folder.iterdir() if path.name.isdigit()] if folder.is_dir() else []
+        return [self.shared(number) for number in sorted(numbers)]
+
     def target(self, slug: str, member: int) -> TargetPaths:
         _check_slug(slug)
         return TargetPaths(self.root / slug / str(member))

@@ -13,6 +13,7 @@ from models.files.layout import TargetPaths, read_json
 from orchestrator.storage.workspace import names_below
 from orchestrator.training.batch_backoff import REDUCED, as_wished
 from orchestrator.training.initial_weights import comparable
+from orchestrator.training.target_files import BRANCH
 from pathologies.errors import InputError
 
 LEARNT = (".ckpt", ".safetensors")  # what costs hours to make again
@@ -83,4 +84,7 @@ def _flat(payload: Mapping[str, Any]) -> dict[str, Any]:
     """A settings file of an earlier version lacks newer fields: they had what is their default now."""
     full = TrainConfig(**payload["config"]).to_dict()
     config = {name: value for name, value in full.items() if name not in UPKEEP}
-    return config | {name: value for name, value in payload.items() if name != "config"}
+    others = {name: value for name, value in payload.items() if name not in ("config", BRANCH)}
+    if BRANCH in payload:  # its findings and policies are part of the digest
+        others["goes on from"] = f"{payload[BRANCH]['from']} {payload[BRANCH]['digest']}"
+    return config | others

@@ -1,7 +1,8 @@
 """Launch: one isolated process per (target, member), whatever happens to any of them.
 
 In: a TrainRequest. Out: finished target folders and a list of results; the files of the run are the truth, Ray is only
-the executor. Called by `hilum train`. `--inline` runs the same function in this process, for tests and debuggers.
+the executor. Called by `hilum train`. `--inline` runs the same function in this process, for tests and debuggers. A job
+that goes on from another one is started when that has ended well.
 """
 
 import contextlib
@@ -21,6 +22,7 @@ from models.files.layout import DatasetPaths, RunPaths, append_json_line, read_j
 from models.files.retry import Retry
 from orchestrator.storage.object_store import is_remote
 from orchestrator.storage.workspace import address, publish, refresh, stop_waiting
+from orchestrator.training.dependants import Dependants, sources_first
 from orchestrator.training.environment import process_environment
 from orchestrator.training.last_round import whole_rounds
 from orchestrator.training.liveness import Lifeline
@@ -43,26 +45,42 @@ OnEvent = Callable[[dict[str, Any]], None]
 def train_run(request: TrainRequest, on_event: OnEvent) -> list[dict[str, Any]]:
     """Train what is missing of the run; returns the outcome of every job asked for, in order.
 
-    Events are dicts with `event` (planned, started, epoch, finished, waiting) and `job`. Errors: InputError before
-    anything starts. KeyboardInterrupt ends every child, and the same command goes on from the checkpoints.
+    Events are dicts with `event` (planned, started, epoch, again, finished) and `job`; the first may be `recipe`, with
+    a `text`. Errors: InputError before anything starts. KeyboardInterrupt ends every child, and the same command goes
+    on from the checkpoints.
     """
     run = RunPaths(request.out)
+
+    def tell(text: str) -> None:
+        on_event({"event": "recipe", "text": text})
+
     with exclusive(run):
         if request.inline:
-            jobs = plan_run(request, inline_device(), inline_card())
+            jobs = plan_run(request, inline_device(), inline_card(), tell)
             _announce(jobs, on_event)
-            _run_inline(request, run, jobs, on_event)
+            without_start = _run_inline(request, run, jobs, on_event)
         else:
             with connected(request.address) as ray:
-                jobs = _run_on_ray(ray, request, run, on_event)
-        names = [{"job": job.name, "slug": job.slug, "untuned": job.untuned} for job in jobs]
-        return [read_json(job.paths.outcome) | name for job, name in zip(jobs, names, strict=True)]
+                jobs, without_start = _run_on_ray(ray, request, run, on_event, tell)
+        return [(without_start.get(job.name) or read_json(job.paths.outcome)) | _named(job) for job in jobs]
 
 
-def _run_on_ray(ray: ModuleType, request: TrainRequest, run: RunPaths, on_event: OnEvent) -> list[Job]:
+def _named(job: Job) -> dict[str, Any]:
+    folds = job.fold["of"] if job.fold else 1
+    return {"job": job.name, "slug": job.slug, "untuned": job.untuned, "folds": folds}
+
+
+def _run_on_ray(
+    ray: ModuleType,
+    request: TrainRequest,
+    run: RunPaths,
+    on_event: OnEvent,
+    tell: Callable[[str], None] = lambda text: None,
+) -> tuple[list[Job], dict[str, dict[str, Any]]]:
+    """All jobs, and the outcomes of those that were not started, because what they go on from failed."""
     device = cluster_device(ray)
-    jobs = plan_run(request, device, cluster_precision(ray))
-    waiting = longest_first([job for job in jobs if not job.finished])
+    jobs = plan_run(request, device, cluster_precision(ray), tell)
+    waiting = sources_first(longest_first([job for job in jobs if not job.finished]))
     gpus = definite_share(ray, request.gpus_per_target, device, request.dataset, [job.config for job in waiting])
     if waiting:
         require_room(ray, max(job.config.threads * job.config.ranks for job in waiting), gpus)
@@ -72,12 +90,11 @@ def _run_on_ray(ray: ModuleType, request: TrainRequest, run: RunPaths, on_event:
     before = _resident_bytes()
     record(run, {"event": "begin", "jobs": [job.name for job in waiting], "driver_bytes": before})
     submit, running, watches = Submission(ray, request, gpus), {}, {}
+    dependants = Dependants(waiting)
     try:
-        for job in waiting:
-            job = _begin(job)
-            watches[job.name] = Watch(job)
-            running[submit(job)] = job
-        _follow(ray, run, running, watches, on_event, submit)
+        for job in dependants.ready:
+            _start(job, running, watches, submit)
+        _follow(ray, run, running, watches, on_event, submit, dependants)
     except KeyboardInterrupt:
         stop_waiting(run.root)
         ask_to_end(ray, running, GRACE_SECONDS)
@@ -85,7 +102,13 @@ def _run_on_ray(ray: ModuleType, request: TrainRequest, run: RunPaths, on_event:
     finally:
         end_tasks(ray, running)  # only after an interrupt or an error is anything left
         record(run, {"event": "end", "driver_bytes": _resident_bytes(), "driver_growth": _resident_bytes() - before})
-    return jobs
+    return jobs, dependants.without_start
+
+
+def _start(job: Job, running: dict[Any, Job], watches: dict[str, Watch], submit: Callable[[Job], Any]) -> None:
+    job = _begin(job)
+    watches[job.name] = Watch(job)
+    running[submit(job)] = job
 
 
 def _begin(job: Job) -> Job:
@@ -134,9 +157,10 @@ def _follow(
     watches: dict[str, Watch],
     on_event: OnEvent,
     submit: Callable[[Job], Any],
+    dependants: Dependants | None = None,
 ) -> None:
-    """Wait for all, passing on what their files tell meanwhile."""
-    lifeline, retries = Lifeline(ray), Retries()
+    """Wait for all, passing on what their files tell meanwhile; start what goes on from one that has ended."""
+    lifeline, retries, dependants = Lifeline(ray), Retries(), dependants or Dependants()
     while running:
         lifeline.check()
         ready, _ = ray.wait(list(running), num_returns=len(running), timeout=POLL_SECONDS)
@@ -152,7 +176,8 @@ def _follow(
                 job = _start_again(run, *again, on_event)
                 running[submit(job)] = job
             else:
-                _finished(run, job, on_event)
+                for next_one in _finished(run, job, on_event, dependants):
+                    _start(next_one, running, watches, submit)
 
 
 def _start_again(run: RunPaths, job: Job, why: str, on_event: OnEvent) -> Job:
@@ -192,16 +217,27 @@ def _death(job: Job, error: Exception, memory: bool) -> dict[str, Any]:
     }
 
 
-def _finished(run: RunPaths, job: Job, on_event: OnEvent) -> None:
+def _finished(run: RunPaths, job: Job, on_event: OnEvent, dependants: Dependants) -> list[Job]:
+    """Told and written down, with those that cannot start for want of it; returns those that now can."""
     outcome = read_json(job.paths.outcome)
+    to_start, failed = dependants.after(job, outcome)
+    _tell_outcome(run, job, outcome, on_event)
+    for one in failed:
+        _tell_outcome(run, one, dependants.without_start[one.name], on_event)
+    return to_start
+
+
+def _tell_outcome(run: RunPaths, job: Job, outcome: dict[str, Any], on_event: OnEvent) -> None:
     publish(job.paths.root)
     record(run, {"event": "finished", "job": job.name, **{name: outcome.get(name) for name in
             ("status", "attempt", "pid", "host", "started", "ended")}})  # fmt: skip
     on_event({"event": "finished", "job": job.name, "outcome": outcome})
 
 
-def _run_inline(request: TrainRequest, run: RunPaths, jobs: list[Job], on_event: OnEvent) -> None:
-    retries, waiting = Retries(), [job for job in jobs if not job.finished]
+def _run_inline(request: TrainRequest, run: RunPaths, jobs: list[Job], on_event: OnEvent) -> dict[str, dict[str, Any]]:
+    """The outcomes of those that were not started, as of `_run_on_ray`."""
+    retries, dependants = Retries(), Dependants([job for job in jobs if not job.finished])
+    waiting = dependants.ready
     while waiting:
         job = _begin(waiting.pop(0))
         on_event({"event": "started", "job": job.name, "attempt": None})
@@ -214,7 +250,8 @@ def _run_inline(request: TrainRequest, run: RunPaths, jobs: list[Job], on_event:
         if again:
             waiting.insert(0, _start_again(run, *again, on_event))
         else:
-            _finished(run, job, on_event)
+            waiting += _finished(run, job, on_event, dependants)
+    return dependants.without_start
 
 
 def _train_here(request: TrainRequest, job: Job, on_epoch: OnEvent) -> str:
@@ -231,8 +268,10 @@ def _train_here(request: TrainRequest, job: Job, on_epoch: OnEvent) -> str:
 
 def _announce(jobs: list[Job], on_event: OnEvent) -> None:
     for job in jobs:
+        folds = job.fold["of"] if job.fold else 1
         on_event({"event": "planned", "job": job.name, "finished": job.finished, "epochs": job.config.epochs,
-                  "note": job.note, "outcome": read_json(job.paths.outcome) if job.finished else None})  # fmt: skip
+                  "note": job.note, "outcome": read_json(job.paths.outcome) if job.finished else None,
+                  "folds": folds})  # fmt: skip
 
 
 def cluster_device(ray: ModuleType) -> str:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from models.config import TrainConfig
-from orchestrator.training.target_files import Material, taught_column, usable_views
+from orchestrator.training.target_files import Material, job_parts, taught_column, usable_views
 from pathologies.errors import InputError
 from pathologies.findings.policy import LabelPolicy
 
@@ -33,8 +33,13 @@ class SharedTask:
         }
 
 
-def shared_task(material: Material, slugs: Sequence[str], config: TrainConfig) -> SharedTask:
-    """The findings that part `train` can teach. Errors: settings that only one target can have; nothing to learn."""
+def shared_task(
+    material: Material, slugs: Sequence[str], config: TrainConfig, folds: Sequence[Mapping[str, int] | None] = (None,)
+) -> SharedTask:
+    """The findings that part `train` can teach, in each of `folds`: its members answer for the same ones.
+
+    Errors: settings that only one target can have; nothing to learn.
+    """
     if config.sampler == "balanced":
         raise InputError(
             "sampler=balanced evens out the two classes of one finding; a shared network has several. Use "
@@ -46,7 +51,7 @@ def shared_task(material: Material, slugs: Sequence[str], config: TrainConfig) -
     for slug in slugs:
         own = material.catalog[slug].policy
         policy = LabelPolicy(uncertain=config.uncertain or own.uncertain, blank=config.blank or own.blank)
-        reason = _unteachable(material, slug, policy, config)
+        reason = _unteachable(material, slug, policy, config, folds)
         if reason:
             absent.append(f"{slug} ({reason})")
         else:
@@ -56,12 +61,24 @@ def shared_task(material: Material, slugs: Sequence[str], config: TrainConfig) -
     return SharedTask(policies=policies, note=_note(material, policies, absent))
 
 
-def _unteachable(material: Material, slug: str, policy: LabelPolicy, config: TrainConfig) -> str:
-    """Why part `train` cannot teach the finding; else nothing."""
-    value, weight = taught_column(material, slug, policy, config.seed)
-    here = (material.parts == "train") & (weight > 0) & usable_views(material.frame, config.views)
-    positives, negatives = int((value[here] >= 0.5).sum()), int((value[here] < 0.5).sum())
-    return "" if positives and negatives else f"{positives} positives and {negatives} negatives in train"
+def _unteachable(
+    material: Material,
+    slug: str,
+    policy: LabelPolicy,
+    config: TrainConfig,
+    folds: Sequence[Mapping[str, int] | None],
+) -> str:
+    """Why part `train` cannot teach the finding, or that of one of the folds; else nothing."""
+    usable = usable_views(material.frame, config.views)
+    for fold in folds:
+        parts = job_parts(material, config, fold)
+        value, weight = taught_column(material, slug, policy, config.seed, parts)
+        here = (parts == "train") & (weight > 0) & usable
+        positives, negatives = int((value[here] >= 0.5).sum()), int((value[here] < 0.5).sum())
+        if not (positives and negatives):
+            where = f" without fold {fold['index']}" if fold else ""
+            return f"{positives} positives and {negatives} negatives in train{where}"
+    return ""
 
 
 def _note(material: Material, slugs: Sequence[str], absent: Sequence[str]) -> str:

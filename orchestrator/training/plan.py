@@ -2,88 +2,65 @@
 
 In: a prepared data set and what the user asked for. Out: a folder per job with `config.json` and `targets.npz`, and
 `plan.json`. Called by the launcher. The labels of `calibrate` and `test` are not handed to any training.
+
+With K folds a member is K networks: number m x K + k is member m without fold k, and its seed is the config's plus that
+number, as without folds.
 """
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from models.config import RECIPE_VERSION, TrainConfig, build_config
 from models.files.layout import RunPaths, TargetPaths, read_json, remove_folder, write_json
-from models.training.cpu_features import cpu_precision
 from orchestrator.datasets.dataset import Dataset, load_dataset
 from orchestrator.storage.workspace import address
 from orchestrator.training.backbones import require_backbone, require_films
-from orchestrator.training.batch_backoff import as_reduced, as_wished
+from orchestrator.training.batch_backoff import as_reduced
 from orchestrator.training.changed_settings import Change, changed_settings, has_learnt, is_finished, refuse_changes
 from orchestrator.training.config_repair import config_again, is_damaged, read_planned, targets_are_whole
-from orchestrator.training.initial_weights import require_others, require_start, start_entry, start_note
-from orchestrator.training.multilabel import SHARED, SharedTask, shared_task
+from orchestrator.training.initial_weights import require_others, require_start
+from orchestrator.training.job_config import Job, TrainRequest, as_before, definite, job_payload, resolved_config
+from orchestrator.training.multilabel import SHARED, shared_task
 from orchestrator.training.ray_session import own_cluster
+from orchestrator.training.recipe import (
+    DECIDE,
+    DECIDE_FOLDS,
+    KEY,
+    SHARED_START,
+    Recipe,
+    chooses_epochs,
+    decided_recipe,
+    fold_of_films,
+    write_folds,
+)
+from orchestrator.training.shared_start import (
+    LAST,
+    Branch,
+    branched,
+    payload_digest,
+    shared_findings,
+    shared_settings,
+    why_not,
+)
 from orchestrator.training.target_files import Material, usable_views, write_targets
 from orchestrator.training.tuned_settings import tuned_settings
 from pathologies.errors import InputError
 from pathologies.findings.catalog import CHEXPERT_TARGETS, find_pathology, load_catalog
 from pathologies.findings.pathology import Pathology
-from pathologies.findings.policy import LabelPolicy
 
-__all__ = ["Job", "Material", "TrainRequest", "plan_run", "read_material", "usable_views"]
-
-
-UNTUNED = "not tuned: its usual settings"
+__all__ = ["Job", "Material", "TrainRequest", "plan_run", "read_material", "resolved_config", "usable_views"]
 
 
-@dataclass(frozen=True, kw_only=True)
-class TrainRequest:
-    """What `hilum train` was asked for."""
+def plan_run(
+    request: TrainRequest, device: str, card: str = "bf16", tell: Callable[[str], None] = lambda text: None
+) -> list[Job]:
+    """Write what every job needs and return the jobs, finished ones marked; a shared one before those it begins.
 
-    dataset: Path
-    out: Path
-    targets: tuple[str, ...] = ()  # names or slugs; none: those of CheXpert's twelve that the data set labels
-    members: int = 1
-    settings: Mapping[str, Any] = field(default_factory=dict)  # fields of TrainConfig
-    member_settings: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)  # on top, for one member (from 0)
-    inline: bool = False
-    address: str | None = None
-    gpus_per_target: float | str | None = None  # none: one, where there are GPUs; auto: as many as fit on a card
-    retries: int = 2  # of a training process that dies
-    force: bool = False  # train a target anew that was trained, or begun, with another configuration
-    findings: Path | None = None  # a folder with further pathology files
-    shared: bool = False  # one network for all the targets, in the place of one for each
-    tuned: Path | None = None  # a run whose search found better settings: between the finding's own and the user's
-
-
-@dataclass(frozen=True, kw_only=True)
-class Job:
-    slug: str
-    member: int
-    paths: TargetPaths
-    config: TrainConfig
-    finished: bool = False
-    shared: SharedTask | None = None  # what a shared network answers for; its slug is `shared`
-    untuned: bool = False  # the run of --tuned has no settings of this finding
-    cpus: float | None = None  # what it asks of Ray; none: one for each of its threads
-    # with --force: removes what was trained with other settings; called when this training starts, and not before
-    replace_earlier: Callable[[], None] | None = field(default=None, compare=False)
-
-    @property
-    def note(self) -> str:
-        """What to tell of the job before it starts."""
-        own = self.shared.note if self.shared else UNTUNED if self.untuned else ""
-        return "; ".join(filter(None, (own, start_note(self.config))))
-
-    @property
-    def name(self) -> str:
-        return f"{self.slug}/{self.member}"
-
-
-def plan_run(request: TrainRequest, device: str, card: str = "bf16") -> list[Job]:
-    """Write what every job needs and return the jobs, finished ones marked.
-
-    `device`: what `auto` means here; `card`: what precision=auto means on its GPUs.
+    `device`: what `auto` means here; `card`: what precision=auto means on its GPUs. `tell` gets a line where the recipe
+    was left to be decided.
     """
     material = read_material(request.dataset, request.findings)
     slugs = chosen_targets(request.targets, material.dataset.manifest["findings"], material.catalog)
@@ -98,41 +75,126 @@ def plan_run(request: TrainRequest, device: str, card: str = "bf16") -> list[Job
         )
     if request.shared and request.tuned:
         raise InputError("--tuned has the settings of single findings; a shared network takes none of them. Use --set.")
-    jobs, planned = [], read_planned(run)
-    for slug in [SHARED] if request.shared else slugs:
-        for member in range(request.members):
-            settings = {**request.settings, **request.member_settings.get(member, {})}
-            if request.shared:
-                config = build_config({"recipe_version": RECIPE_VERSION}, settings)
-                paths = run.shared(member)
-                config = _as_before(_definite(config, member, device, card), settings, paths)
-                job = _shared_job(paths, member, config, material, slugs)
-            else:
-                config = resolved_config(material.catalog[slug], settings, member, device, tuned.get(slug), card)
-                paths = run.target(slug, member)
-                config, untuned = _as_before(config, settings, paths), bool(tuned) and slug not in tuned
-                job = Job(slug=slug, member=member, paths=paths, config=config, untuned=untuned)
-            require_others(job.config, job.paths.root)
-            jobs.append(job)
+    given = [request.settings, *request.member_settings.values()]
+    recipe, planned = decided_recipe(request.start, request.folds, given, run, material), read_planned(run)
+    if recipe.folds > 1:
+        number = fold_of_films(run, material, recipe.folds)
+        material = dataclasses.replace(material, folds={recipe.folds: number})
+    jobs = _asked_for(request, recipe, material, slugs, tuned, (device, card))
     here = request.inline or own_cluster(request.address)  # a cluster's machines may see files that this one does not
     for job in jobs:
+        if not job.branch:
+            require_others(job.config, job.paths.root)
         if request.force or not is_finished(job.paths):  # before --force removes what is finished
             require_films(job.config, material.dataset.manifest["size"], here)
-            if here:
+            if here and not job.branch:
                 require_start(job.config)
     jobs = [_mended(job, material.dataset, planned.get(job.name)) for job in jobs]
     if not request.force:
-        refuse_changes([change for job in jobs if (change := _loss(job, _payload(job, material.dataset), False))])
+        refuse_changes([change for job in jobs if (change := _loss(job, job_payload(job, material.dataset), False))])
+    if request.start == DECIDE or request.folds == DECIDE_FOLDS:
+        tell(recipe.told)
+    write_folds(run, material)
     jobs = [write_job(job, material, request.force, run) for job in jobs]
-    write_plan(run, material.dataset, [job for job in jobs if not job.replace_earlier])
+    write_plan(
+        run,
+        material.dataset,
+        [job for job in jobs if not job.replace_earlier],
+        recipe=recipe,
+        anew=request.force,
+    )
     return jobs
 
 
-def _shared_job(paths: TargetPaths, member: int, config: TrainConfig, material: Material, slugs: list[str]) -> Job:
+def _asked_for(
+    request: TrainRequest,
+    recipe: Recipe,
+    material: Material,
+    slugs: list[str],
+    tuned: Mapping[str, Mapping[str, Any]],
+    machine: tuple[str, str],
+) -> list[Job]:
+    """The shared networks, then each finding's own. `machine`: device and card, as in `plan_run`."""
+    run, folds = RunPaths(request.out), recipe.folds
+    from_shared = recipe.start == SHARED_START
+    findings = shared_findings(run, material, slugs) if from_shared else slugs
+    shared, own = [], []
+    for number in range(request.members * folds):
+        member, index = divmod(number, folds)
+        settings = {**request.settings, **request.member_settings.get(member, {})}
+        fold = {"index": index, "of": folds} if folds > 1 else None
+        base = None
+        if request.shared or from_shared:
+            base = _shared_job(run.shared(number), number, settings, recipe, material, findings, machine)
+            shared.append(dataclasses.replace(base, fold=fold))
+            base = shared[-1] if from_shared else None
+        for slug in () if request.shared else slugs:
+            job = _own_job(run.target(slug, number), number, slug, settings, tuned.get(slug), recipe, material, machine)
+            job = dataclasses.replace(job, fold=fold, untuned=bool(tuned) and slug not in tuned)
+            job = _branch(job, base, settings, material) if base else job
+            own.append(dataclasses.replace(job, config=as_before(job.config, settings, job.paths)))
+    return shared + sorted(own, key=lambda job: slugs.index(job.slug))
+
+
+def _shared_job(
+    paths: TargetPaths,
+    number: int,
+    settings: Mapping[str, Any],
+    recipe: Recipe,
+    material: Material,
+    slugs: list[str],
+    machine: tuple[str, str],
+) -> Job:
     """Its configuration is the defaults and the user's; an empty policy in it means each finding's own."""
+    usual = {} if recipe.is_old else LAST
+    if recipe.start == SHARED_START:
+        settings = shared_settings(settings, settings.get("epochs", TrainConfig.epochs))
+    config = build_config({"recipe_version": RECIPE_VERSION}, usual, settings)
     require_backbone(config.backbone)
-    shared = shared_task(material, slugs, config)
-    return Job(slug=SHARED, member=member, paths=paths, config=config, shared=shared)
+    config = as_before(definite(config, number, *machine), settings, paths)
+    folds = [{"index": index, "of": recipe.folds} for index in range(recipe.folds)] if recipe.folds > 1 else [None]
+    return Job(
+        slug=SHARED, member=number, paths=paths, config=config, shared=shared_task(material, slugs, config, folds)
+    )
+
+
+def _own_job(
+    paths: TargetPaths,
+    number: int,
+    slug: str,
+    settings: Mapping[str, Any],
+    tuned: Mapping[str, Any] | None,
+    recipe: Recipe,
+    material: Material,
+    machine: tuple[str, str],
+) -> Job:
+    """A finding's own network, from scratch."""
+    device, card = machine
+    config = resolved_config(material.catalog[slug], settings, number, device, tuned, card)
+    choosing = chooses_epochs(config)
+    if choosing and recipe.folds > 1:
+        raise InputError(
+            f"{choosing} of {slug} ({'--tuned' if tuned else f'{slug}.toml'}) chooses epochs by part select, and folds "
+            "leave no such part. Leave it out, or add --folds 1."
+        )
+    if not choosing and not recipe.is_old:
+        config = dataclasses.replace(config, **LAST)
+    return Job(slug=slug, member=number, paths=paths, config=config)
+
+
+def _branch(job: Job, shared: Job, settings: Mapping[str, Any], material: Material) -> Job:
+    """The job, to go on from the shared one; with a remark where it cannot."""
+    reason = why_not(job.slug, job.config, shared.config, shared.shared)
+    if reason:
+        return dataclasses.replace(job, remark=f"from scratch: {reason}")
+    before = {} if is_damaged(shared.paths) or not shared.paths.config.exists() else read_json(shared.paths.config)
+    digest = payload_digest(job_payload(shared, material.dataset), before)
+    own = {**material.catalog[job.slug].training, **settings}
+    return dataclasses.replace(
+        job,
+        config=branched(job.config, shared.config, shared.name, own),
+        branch=Branch(source=shared.name, task=shared.shared, digest=digest),
+    )
 
 
 def read_material(dataset: Path, findings: Path | None = None) -> Material:
@@ -148,7 +210,7 @@ def write_job(job: Job, material: Material, force: bool = False, run: RunPaths |
     Where something was learnt with other settings it is refused; with `force` it stays until `replace_earlier` is
     called, and `run` is the one whose plan then has the new settings.
     """
-    paths, payload = job.paths, _payload(job, material.dataset)
+    paths, payload = job.paths, job_payload(job, material.dataset)
     loss = _loss(job, payload, force)
     if loss and not force:
         refuse_changes([loss])
@@ -167,25 +229,6 @@ def write_job(job: Job, material: Material, force: bool = False, run: RunPaths |
     if paths.attempts.exists():  # its batch may have become smaller, for want of memory
         config = TrainConfig(**as_reduced(payload, read_json(paths.config))["config"])
     return dataclasses.replace(job, config=config, finished=finished)
-
-
-def _as_before(config: TrainConfig, settings: Mapping[str, Any], paths: TargetPaths) -> TrainConfig:
-    """Device, precision and recipe that the user left to us stay what they were: they are resolved once in a run.
-
-    Only an unfinished training whose device is not here begins anew on the one that is, and a training that begins
-    anew with other settings has the newest recipe.
-    """
-    if not paths.config.exists() or is_damaged(paths):
-        return config
-    before = TrainConfig(**as_wished(read_json(paths.config))["config"])
-    if not is_finished(paths) and before.device != config.device:
-        return config
-    kept = {name: getattr(before, name) for name in ("device", "precision") if settings.get(name, "auto") == "auto"}
-    config = dataclasses.replace(config, **kept)
-    if "recipe_version" not in settings:
-        same = dataclasses.replace(config, recipe_version=before.recipe_version)
-        config = same if same.digest() == before.digest() else config
-    return config
 
 
 def chosen_targets(names: tuple[str, ...], labelled: list[str], catalog: Mapping[str, Pathology]) -> list[str]:
@@ -208,58 +251,11 @@ def chosen_targets(names: tuple[str, ...], labelled: list[str], catalog: Mapping
     return slugs
 
 
-def resolved_config(
-    pathology: Pathology,
-    settings: Mapping[str, Any],
-    member: int,
-    device: str,
-    tuned: Mapping[str, Any] | None = None,
-    card: str = "bf16",
-) -> TrainConfig:
-    """Defaults, the finding's overrides, those of a search, the user's; nothing in it is left to be decided later.
-
-    `device`, `card`: as in `plan_run`. Only where `card` is `auto` the precision is left to the training process.
-    """
-    try:
-        config = build_config({"recipe_version": RECIPE_VERSION}, pathology.training, tuned or {}, settings)
-        require_backbone(config.backbone)
-    except ValueError as error:
-        if not pathology.training:
-            raise
-        raise InputError(f"{error} (with the [training] table of {pathology.slug}.toml)") from error
-    policy = LabelPolicy(
-        uncertain=config.uncertain or pathology.policy.uncertain, blank=config.blank or pathology.policy.blank
-    )
-    config = dataclasses.replace(config, uncertain=policy.uncertain, blank=policy.blank)
-    return _definite(config, member, device, card)
-
-
-def _definite(config: TrainConfig, member: int, device: str, card: str) -> TrainConfig:
-    """The member's seed, the device and the precision."""
-    device = device if config.device == "auto" else config.device
-    precision = config.precision
-    if precision == "auto":
-        precision = card if device.startswith("cuda") else cpu_precision()
-    return dataclasses.replace(config, seed=config.seed + member, device=device, precision=precision)
-
-
-def _payload(job: Job, dataset: Dataset) -> dict[str, Any]:
-    manifest = dataset.manifest
-    others = start_entry(job.config) | (job.shared.payload() if job.shared else {})
-    return others | {
-        "config": job.config.to_dict(),
-        "target": job.slug,
-        "member": job.member,
-        "reference_contract": manifest["reference_contract"],
-        "data": {name: manifest[name] for name in ("images_sha256", "labels_sha256", "split_hash", "size")},
-    }
-
-
 def _mended(job: Job, dataset: Dataset, planned: Mapping[str, Any] | None) -> Job:
     """The job; a damaged `config.json` is written again. `planned`: what `plan.json` says of the job."""
     if is_damaged(job.paths):
         job = dataclasses.replace(job, config=config_again(job.paths, job.config, planned))
-        write_json(job.paths.config, _payload(job, dataset))
+        write_json(job.paths.config, job_payload(job, dataset))
     return job
 
 
@@ -274,7 +270,7 @@ def _loss(job: Job, payload: Mapping[str, Any], force: bool) -> Change | None:
 def _write_anew(job: Job, material: Material, run: RunPaths | None = None) -> None:
     """A checkpoint of another configuration is no place to go on from: the job's folder is as if it were new."""
     remove_folder(job.paths.root)
-    payload = _payload(job, material.dataset)
+    payload = job_payload(job, material.dataset)
     write_json(job.paths.config, payload)
     write_targets(job.paths, payload, material)
     if run:
@@ -294,10 +290,23 @@ def require_same_data(run: RunPaths, dataset: Dataset) -> None:
         )
 
 
-def write_plan(run: RunPaths, dataset: Dataset, jobs: list[Job], gone: tuple[str, ...] = ()) -> None:
-    """`plan.json` names all targets and members of the run, those of earlier commands too, except for `gone`."""
-    old = read_json(run.plan)["jobs"] if run.plan.exists() else {}
-    old = {name: entry for name, entry in old.items() if name not in gone}
+def write_plan(
+    run: RunPaths,
+    dataset: Dataset,
+    jobs: list[Job],
+    gone: tuple[str, ...] = (),
+    recipe: Recipe | None = None,
+    anew: bool = False,
+) -> None:
+    """`plan.json` names all targets and members of the run, those of earlier commands too, except for `gone`.
+
+    The recipe is that of the run's first training; another takes its place only `anew`.
+    """
+    stored = read_json(run.plan) if run.plan.exists() else {"jobs": {}}
+    old = {name: entry for name, entry in stored["jobs"].items() if name not in gone}
+    kept = {KEY: stored[KEY]} if KEY in stored else {}
+    if recipe and (anew or not stored["jobs"]):
+        kept = {} if recipe.is_old else {KEY: recipe.to_dict()}
     mine = {
         job.name: {"threads": job.config.threads, "precision": job.config.precision, "device": job.config.device,
                    "config": job.config.digest()}
@@ -305,7 +314,5 @@ def write_plan(run: RunPaths, dataset: Dataset, jobs: list[Job], gone: tuple[str
     }  # fmt: skip
     manifest = dataset.manifest
     data = {name: manifest[name] for name in ("images_sha256", "labels_sha256", "split_hash", "size", "fold")}
-    write_json(
-        run.plan,
-        {"format": "hilum-run/1", "dataset": address(dataset.paths.root), "data": data, "jobs": old | mine},
-    )
+    plan = {"format": "hilum-run/1", "dataset": address(dataset.paths.root), "data": data, "jobs": old | mine}
+    write_json(run.plan, plan | kept)

@@ -29,6 +29,7 @@ from orchestrator.storage.staging import stage_dataset
 log = logging.getLogger(__name__)
 LOOK_SECONDS = 0.5  # how often the folder is looked at
 NEWEST_SECONDS = 30.0  # how often the storage is asked whether a newer attempt has begun
+BRANCH = "branch"  # key of config.json, as in orchestrator.training.target_files, which loads tables
 LAST_PATIENCE = 1800.0  # seconds in which the results have to arrive; then the process ends without
 OUTCOME = TargetPaths(Path()).outcome.name
 INPUTS = (TargetPaths(Path()).config.name, TargetPaths(Path()).targets.name)
@@ -53,9 +54,12 @@ def train_away(
     from models.process.job import run_job
 
     number = claim(store, there)
-    with scratch("training") as root:
+    with scratch("training") as run:
+        root = run / Path(target).parent.name / Path(target).name  # as in the run, from where `init` may be named
+        root.mkdir(parents=True)
         mirror = Mirror(store, root, lambda name: name in INPUTS or name in _to_continue(there, number))
         mirror.pull()
+        _fetch_branch(target, run, root)
         paths = TargetPaths(root)
         if number > 1:
             paths.attempt(number - 1).root.mkdir(parents=True, exist_ok=True)  # so that the next one is ours
@@ -72,6 +76,19 @@ def train_away(
             raise
         finally:
             sender.stop()
+
+
+def _fetch_branch(target: str, run: Path, root: Path) -> None:
+    """Where a shared network left the state that this training goes on from; if it is not there, the job says so."""
+    source = json.loads((root / INPUTS[0]).read_bytes()).get(BRANCH)
+    if not source:
+        return
+    goal = TargetPaths(run / source["from"]).branch
+    goal.parent.mkdir(parents=True)
+    store = Store(f"{target.rstrip('/').rsplit('/', 2)[0]}/{source['from']}")
+    entry = store.list().get(goal.name)
+    if entry:
+        store.download(goal.name, goal, entry)
 
 
 def claim(store: Store, there: dict[str, Entry]) -> int:

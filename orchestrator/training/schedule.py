@@ -53,7 +53,7 @@ def longest_first(jobs: Sequence[Job]) -> list[Job]:
     def left(job: Job) -> float:
         films, watched, predicted = counted[job.name]
         seconds, done = measured[job.name]
-        done = 0 if job.replace_earlier else done
+        done = (0 if job.replace_earlier else done) + (job.config.branch_epoch if job.branch else 0)
         film = seconds / films if seconds else rate * costs[job.name]
         return film * trained_films(job.config, films, watched, predicted, max(job.config.epochs - done, 0))
 

@@ -2,10 +2,14 @@
 
 In: the data set's frame and parts, the finding's settings. Out: the file that the trainer reads. Called by the planner
 of a run; `plan` hands its names on. The labels of `calibrate` and `test` are not handed to any training.
+
+Which part a film has for a training is the data set's to say, with two exceptions. In a fold, all films that are not
+`test` are `train`, but those held out, which are `calibrate`: their logits are what the network says of films that it
+has not seen. And a training that chooses no epoch (epoch_choice=last) learns from `select` too.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -30,19 +34,29 @@ class Material:
     catalog: Mapping[str, Pathology]
     frame: pd.DataFrame
     parts: np.ndarray
+    folds: Mapping[int, np.ndarray] = field(default_factory=dict)  # {number of folds: the fold of each film}
+    # What was resolved already: a column is taught to every network of a member, and with each fold's other parts.
+    resolved: dict[tuple[Any, ...], tuple[np.ndarray, np.ndarray]] = field(default_factory=dict, compare=False)
+
+
+BRANCH = "branch"  # key of config.json: which shared network it goes on from, and the findings of that
+FOLD = "fold"  # key of config.json: {"index": from 0, "of": folds}
 
 
 def write_targets(paths: TargetPaths, payload: Mapping[str, Any], material: Material) -> None:
     """`targets.npz` for a job's `config.json`: of its target, or a column for each finding of a shared network."""
-    config, frame, parts = TrainConfig(**payload["config"]), material.frame, material.parts
-    slugs = payload.get("targets", ())
+    config, frame = TrainConfig(**payload["config"]), material.frame
+    parts = job_parts(material, config, payload.get(FOLD))
+    columns, own = payload.get(BRANCH, payload), -1
+    slugs = columns.get("targets", ())
     if slugs:
-        policies = {slug: LabelPolicy(**payload["policies"][slug]) for slug in slugs}
-        columns = [taught_column(material, slug, policy, config.seed) for slug, policy in policies.items()]
-        value, weight = (np.column_stack(one) for one in zip(*columns, strict=True))
+        policies = {slug: LabelPolicy(**columns["policies"][slug]) for slug in slugs}
+        if BRANCH in payload:
+            own, policies[payload["target"]] = list(slugs).index(payload["target"]), _policy_of(config)
+        taught = [taught_column(material, slug, policy, config.seed, parts) for slug, policy in policies.items()]
+        value, weight = (np.column_stack(one) for one in zip(*taught, strict=True))
     else:
-        policy = LabelPolicy(uncertain=config.uncertain, blank=config.blank)
-        value, weight = taught_column(material, payload["target"], policy, config.seed)
+        value, weight = taught_column(material, payload["target"], _policy_of(config), config.seed, parts)
     rows = np.flatnonzero(usable_views(frame, config.views))
     findings = material.dataset.manifest["findings"]
     targets = Targets(
@@ -53,31 +67,58 @@ def write_targets(paths: TargetPaths, payload: Mapping[str, Any], material: Mate
         draw=np.ones(len(rows), np.float32),
         image_id=frame["image_id"].to_numpy(str)[rows].astype(bytes),
         slugs=np.array(slugs, "S"),
+        own=own,
     )
     if config.recipe_version > 1:
         targets = with_draws(targets, config, frame[findings].to_numpy(np.float32)[rows])
     else:
-        targets = replace(targets, draw=sampler_weights(config, frame, parts, value, findings)[rows])
+        judged = value if own < 0 else value[:, own]
+        targets = replace(targets, draw=sampler_weights(config, frame, parts, judged, findings)[rows])
     targets.save(paths.targets)
 
 
-def taught_column(material: Material, slug: str, policy: LabelPolicy, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def _policy_of(config: TrainConfig) -> LabelPolicy:
+    return LabelPolicy(uncertain=config.uncertain, blank=config.blank)
+
+
+def job_parts(material: Material, config: TrainConfig, fold: Mapping[str, int] | None) -> np.ndarray:
+    """The part that each film has for a training."""
+    if fold is not None:
+        held_out = np.where(material.folds[fold["of"]] == fold["index"], "calibrate", "train")
+        return np.where(material.parts == "test", "test", held_out)
+    if config.epoch_choice == "last":
+        return np.where(material.parts == "select", "train", material.parts)
+    return material.parts
+
+
+def taught_column(
+    material: Material, slug: str, policy: LabelPolicy, seed: int, parts: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """(values, weights) of all films: training contract in `train`, reference contract in `select`, nothing elsewhere.
 
     `policy` is the finding's; children that lift it by closure keep their own.
     """
-    frame, catalog, manifest = material.frame, material.catalog, material.dataset.manifest
-    contracts = {
-        "train": training_contract(catalog, manifest["findings"], {slug: policy}),
-        "select": LabelContract.from_dict(manifest["reference_contract"]),
-    }
-    value = np.full(len(frame), np.nan, np.float32)
-    weight = np.zeros(len(frame), np.float32)
-    for part, contract in contracts.items():
-        answer = resolve(frame, slug, contract, catalog, seed=seed, labelled=manifest["sources"])
-        here = material.parts == part
-        value[here], weight[here] = answer.values[here], answer.weights[here]
+    value = np.full(len(parts), np.nan, np.float32)
+    weight = np.zeros(len(parts), np.float32)
+    for part, taught in (("train", policy), ("select", None)):
+        here = parts == part
+        if here.any():
+            values, weights = _resolved(material, slug, taught, seed)
+            value[here], weight[here] = values[here], weights[here]
     return value, weight
+
+
+def _resolved(material: Material, slug: str, policy: LabelPolicy | None, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """(values, weights) of all films under the training contract with this policy; without one, the reference's."""
+    key, manifest = (slug, policy, seed), material.dataset.manifest
+    if key not in material.resolved:
+        if policy is None:
+            contract = LabelContract.from_dict(manifest["reference_contract"])
+        else:
+            contract = training_contract(material.catalog, manifest["findings"], {slug: policy})
+        answer = resolve(material.frame, slug, contract, material.catalog, seed=seed, labelled=manifest["sources"])
+        material.resolved[key] = answer.values, answer.weights
+    return material.resolved[key]
 
 
 def with_draws(targets: Targets, config: TrainConfig, labels: np.ndarray) -> Targets:
@@ -88,7 +129,7 @@ def with_draws(targets: Targets, config: TrainConfig, labels: np.ndarray) -> Tar
     """
     here, draw = targets.usable("train"), np.ones(len(targets.row), np.float32)
     if config.sampler == "balanced":
-        draw[here] = target_weights(targets.value[here])
+        draw[here] = target_weights(targets.judged.value[here])
     elif config.sampler == "label_vector":
         draw[here] = vector_weights(labels[here], config.sampler_minimum)
         return replace(targets, draw=draw, combination=combination_of(labels == 1).astype(np.int32))
