@@ -78,11 +78,13 @@ def train(
     dataset: Place, *, out: Place, targets: Words = (), set: Settings = None, members: int = 1,
     member_set: Mapping[int, Mapping[str, Any]] | Iterable[str] | None = None, inline: bool = False,
     address: str | None = None, gpus_per_target: float | str | None = None, shared: bool = False, force: bool = False,
-    tuned: Place | None = None, findings: Path | str | None = None, progress: Progress = True, **further: Any,
+    tuned: Place | None = None, findings: Path | str | None = None, folds: int | str = "auto",
+    from_scratch: bool | None = None, progress: Progress = True, **further: Any,
 ) -> Result:  # fmt: skip
     """Train one network per finding and member, each in a process of its own; with `shared`, one for all: a run.
 
-    set: training settings by name (`hilum settings` lists them). inline: in this process, without Ray. gpus_per_target:
+    folds, from_scratch: as --folds and --from-scratch of `hilum train`; left alone, a new run has a shared network
+    first, and folds where films are few, and any other goes on as it began. set: training settings by name (`hilum settings` lists them). inline: in this process, without Ray. gpus_per_target:
     a number, or "auto". A training that fails is no error: the table has a row per training, its `status` "ok" or
     another, and why in `error`; `details` has the outcomes, `notes` what to do. `further`: fields of TrainRequest.
     """
@@ -91,6 +93,7 @@ def train(
     from orchestrator.storage.workspace import driving, reading_dataset, reading_run
     from orchestrator.training.launch import train_run
     from orchestrator.training.plan import TrainRequest
+    from orchestrator.training.recipe import asked_folds, asked_start
     from orchestrator.training.resources import parse_share, with_ranks
 
     require_at_least(members=(members, 1))
@@ -99,7 +102,7 @@ def train(
         TrainRequest, targets=values.read_words(targets), members=members,
         settings=with_ranks(values.read_settings(set), share), member_settings=values.read_member_settings(member_set),
         inline=inline, address=address, gpus_per_target=share, shared=shared, force=force, findings=_path(findings),
-        **further,
+        folds=asked_folds(folds), start=asked_start(from_scratch), **further,
     )  # fmt: skip
     place, tuned = place_of(out), place_of(tuned)
     with (

@@ -19,16 +19,16 @@ class Line:
 
     job: str
     epochs: int
+    folds: int = 1
     state: str = "waiting"
     epoch: int = 0
     row: dict[str, Any] | None = None
     note: str = ""
 
-    def remaining(self) -> str:
-        if self.state != "training" or not self.row:
-            return ""
-        seconds = (self.epochs - self.epoch) * float(self.row["seconds"])
-        return f"{int(seconds // 60)}:{int(seconds % 60):02d}"
+    def seconds_left(self) -> float:
+        """0 also where nothing is known."""
+        known = self.state == "training" and self.row
+        return (self.epochs - self.epoch) * float(self.row["seconds"]) if known else 0.0
 
 
 class RunProgress:
@@ -39,9 +39,12 @@ class RunProgress:
 
     def take(self, event: dict[str, Any]) -> str:
         """Note one event of `orchestrator.training.launch.train_run`; returns it as a line of text."""
+        if event["event"] == "recipe":
+            return event["text"]
         line = self.lines.get(event["job"])
         if event["event"] == "planned":
-            line = self.lines[event["job"]] = Line(job=event["job"], epochs=event["epochs"], note=event.get("note", ""))
+            folds, note = event.get("folds", 1), event.get("note", "")
+            line = self.lines[event["job"]] = Line(job=event["job"], epochs=event["epochs"], folds=folds, note=note)
             if event["finished"]:
                 _finish(line, event["outcome"])
                 line.note = "was finished already"
@@ -57,6 +60,13 @@ class RunProgress:
             _finish(line, event["outcome"])
         return describe(line, event["event"])
 
+    def rows(self) -> list[list[str]]:
+        """The cells of the live table: a row for each network; of a run in folds, one for all of a finding's."""
+        groups: dict[str, list[Line]] = {}
+        for line in self.lines.values():
+            groups.setdefault(line.job.partition("/")[0] if line.folds > 1 else line.job, []).append(line)
+        return [cells(lines[0]) if len(lines) == 1 else together(name, lines) for name, lines in groups.items()]
+
 
 def cells(line: Line) -> list[str]:
     row = line.row or {}
@@ -67,17 +77,38 @@ def cells(line: Line) -> list[str]:
         _figure(row.get("train_loss")),
         _figure(row.get("select_auc")),
         f"{row['images_per_second']:.0f}" if row else "",
-        line.remaining(),
+        _minutes(line.seconds_left()),
         line.note,
+    ]
+
+
+def together(name: str, lines: list[Line]) -> list[str]:
+    """The folds of a finding in one line; figures are means over those that train now."""
+    ended = [line for line in lines if line.state not in ("waiting", "training")]
+    failed = [line for line in ended if line.state != "ok"]
+    now = [line for line in lines if line.state == "training"]
+    rows = [line.row for line in now if line.row]
+    quiet = "ok" if len(ended) == len(lines) else "waiting"
+    state = f"{len(failed)} failed" if failed else "training" if now else quiet
+    notes = dict.fromkeys(line.note for line in failed or now or lines if line.note)
+    return [
+        name,
+        state,
+        f"{len(ended)} of {len(lines)} done",
+        *(_figure(_mean([row.get(one) for row in rows])) for one in ("train_loss", "select_auc")),
+        f"{sum(row['images_per_second'] for row in rows):.0f}" if rows else "",
+        _minutes(max((line.seconds_left() for line in now), default=0.0)),
+        next(iter(notes), ""),
     ]
 
 
 def describe(line: Line, event: str) -> str:
     """One event as one line of text."""
-    name = line.job.removesuffix("/0")
+    name = line.job if line.folds > 1 else line.job.removesuffix("/0")
     if event == "epoch":
         _, _, epoch, loss, auc, speed, remaining, _ = cells(line)
-        return f"{name}: epoch {epoch}, loss {loss}, select AUC {auc}, {speed} images/s, {remaining or '0:00'} to go"
+        select = f", select AUC {auc}" if auc else ""
+        return f"{name}: epoch {epoch}, loss {loss}{select}, {speed} images/s, {remaining or '0:00'} to go"
     note = f" ({line.note})" if line.note else ""
     return f"{name}: {line.state}{note}"
 
@@ -88,8 +119,19 @@ def _finish(line: Line, outcome: dict[str, Any]) -> None:
         line.note = (outcome.get("error") or "")[:200]
         return
     line.note = f"best epoch {outcome['best_epoch']}"
-    if outcome.get("selection_rule") not in (None, "auc"):
+    if outcome.get("selection_rule") == "last_epoch":
+        line.note = f"the last epoch, {outcome['best_epoch']}"
+    elif outcome.get("selection_rule") not in (None, "auc"):
         line.note += f", by {outcome['selection_rule']}"
+
+
+def _minutes(seconds: float) -> str:
+    return f"{int(seconds // 60)}:{int(seconds % 60):02d}" if seconds else ""
+
+
+def _mean(values: list[float | None]) -> float | None:
+    known = [value for value in values if value is not None and not math.isnan(value)]
+    return sum(known) / len(known) if known else None
 
 
 def _figure(value: float | None) -> str:

@@ -19,6 +19,8 @@ NIH = """Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient G
 """
 TINY = [word for name, value in (SETTINGS | {"epochs": 1}).items() for word in ("--set", f"{name}={value}")]
 
+OLD = ["--from-scratch", "--folds", "1"]
+
 
 def commands(group=None, path=()):
     """Every command and group, as words."""
@@ -87,6 +89,10 @@ def test_unknown_words_are_refused(hilum):
         (["--set", "uncertain=one"], "uncertain"),
         (["--set", "positive_weight=-1"], "positive_weight"),
         (["--findings", "nowhere"], "nowhere"),
+        (["--folds", "some"], "--folds some: give a number from 1 (none) on, or auto."),
+        (["--folds", "0"], "--folds 0: give a number from 1"),
+        (["--folds", "999"], "patients cannot fill 999 folds"),
+        (["--folds", "5", "--set", "patience=2"], "patience=2 chooses epochs by the part select"),
     ],
 )
 def test_train_refuses_before_anything_starts(hilum, house, tmp_path, words, sentence):
@@ -194,7 +200,7 @@ def test_evaluate_refuses(hilum, house, tmp_path):
 def test_a_failed_target_ends_with_the_table_and_exit_code_1(hilum, tmp_path):
     truth = {"fracture": np.zeros(90), "pneumonia": (np.arange(90) % 3 == 0).astype(float)}
     data = write_dataset(tmp_path / "dataset", truth, disc_films(truth["pneumonia"]))
-    code, out, err = hilum("train", data, "--out", tmp_path / "run", "--inline", *TINY)
+    code, out, err = hilum("train", data, "--out", tmp_path / "run", "--inline", *OLD, *TINY)
     assert code == 1
     rows = {line.split()[0]: line.split()[1] for line in out.splitlines()[1:]}
     assert rows == {"pneumonia": "ok", "fracture": "failed"}

@@ -77,7 +77,7 @@ def test_a_failure_shows_its_reason_and_brackets_are_no_markup():
 @pytest.mark.parametrize("auc", [None, float("nan")])
 def test_an_auc_that_does_not_exist_stays_empty(auc):
     _, said = board_of(planned(), {"event": "epoch", "job": "edema/0", "row": ROW | {"select_auc": auc}, "epochs": 5})
-    assert "select AUC ," in said[-1]
+    assert said[-1] == "edema: epoch 2/5, loss 0.500, 123 images/s, 2:00 to go"
 
 
 def test_another_rule_than_auc_is_told():
@@ -94,3 +94,35 @@ def test_on_a_terminal_the_table_is_drawn_and_nothing_said():
         board.on_event(planned())
     assert not said
     assert "edema" in console.file.getvalue()
+
+
+def test_a_last_epoch_that_nobody_chose_is_no_best_one():
+    _, said = board_of(
+        planned(), {"event": "finished", "job": "edema/0", "outcome": DONE | {"selection_rule": "last_epoch"}}
+    )
+    assert said[-1] == "edema: ok (the last epoch, 3)"
+
+
+def test_the_folds_of_a_finding_are_one_line():
+    jobs = [f"{slug}/{fold}" for slug in ("shared", "edema", "fracture") for fold in range(3)]
+    board, _ = board_of(
+        *(planned(job) | {"folds": 3} for job in jobs),
+        *({"event": "finished", "job": f"shared/{fold}", "outcome": DONE} for fold in range(3)),
+        {"event": "finished", "job": "edema/0", "outcome": DONE},
+        {"event": "started", "job": "edema/1", "attempt": 1},
+        {"event": "epoch", "job": "edema/1", "row": ROW | {"select_auc": None}, "epochs": 5},
+        {"event": "started", "job": "edema/2", "attempt": 1},
+        {"event": "epoch", "job": "edema/2", "row": ROW | {"train_loss": 0.7, "epoch": 1}, "epochs": 5},
+        {"event": "finished", "job": "fracture/1", "outcome": {"status": "nan", "error": "no number"}},
+    )
+    lines = [line.split() for line in drawn(board)[1:]]
+    assert lines == [
+        ["shared", "ok", "3", "of", "3", "done", "best", "epoch", "3"],
+        ["edema", "training", "1", "of", "3", "done", "0.600", "0.750", "247", "2:40"],
+        ["fracture", "1", "failed", "1", "of", "3", "done", "no", "number"],
+    ]
+
+
+def test_the_recipe_is_told_on_its_own_line():
+    _, said = board_of({"event": "recipe", "text": "Recipe: [5] folds"})
+    assert said == ["Recipe: [5] folds"]

@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from orchestrator.formatting import aligned
-from orchestrator.progress import COLUMNS, RunProgress, cells
+from orchestrator.progress import COLUMNS, RunProgress
 
 output = Console(soft_wrap=True, highlight=False)
 errors = Console(stderr=True, highlight=False)
@@ -68,9 +68,11 @@ class Board:
         line = self.progress.take(event)
         if not self.live:
             self.say(line)
+        elif event["event"] == "recipe":  # of no job, so it has no line in the table
+            self.live.console.print(line, markup=False, soft_wrap=True)
 
     def table(self) -> Table:
         table = Table(*COLUMNS, box=None, pad_edge=False)
-        for line in self.progress.lines.values():
-            table.add_row(*map(Text, cells(line)))  # an error's sentence may hold brackets, which are no markup here
+        for row in self.progress.rows():
+            table.add_row(*map(Text, row))  # an error's sentence may hold brackets, which are no markup here
         return table

@@ -17,7 +17,7 @@ def register(app: typer.Typer) -> None:
         **shown(
             TRAIN,
             f"train demo/dataset --out demo/run-2 --targets edema,lung_opacity {small}",
-            f"train demo/dataset --out demo/run --shared {small}",
+            f"train demo/dataset --out demo/run-3 --from-scratch --folds 1 {small}",
         )
     )(train)
     app.command(**shown(TRAIN, "ensemble demo/run --out demo/bundle-2 --consistency"))(ensemble)
@@ -33,7 +33,18 @@ def train(
     set_: Annotated[
         list[str] | None, Option("--set", help="name=value of any training setting; may be repeated.")
     ] = None,
-    members: Annotated[int, Option(min=1, help="Networks per finding, each with a seed of its own.")] = 1,
+    members: Annotated[int, Option(min=1, help="Networks per finding (and fold), each with a seed of its own.")] = 1,
+    folds: Annotated[
+        str,
+        Option(help="Train on all patients but test's, in so many folds; 1: none; auto: 5 where films are few."),
+    ] = "auto",
+    from_scratch: Annotated[
+        bool | None,
+        Option(
+            "--from-scratch/--from-shared",
+            help="Each finding's network from scratch, or on from a shared one that is trained first (the default).",
+        ),
+    ] = None,
     member_set: Annotated[
         list[str] | None, Option(help="k:name=value, for member k (from 0) alone, e.g. 1:backbone=resnet34.")
     ] = None,
@@ -44,7 +55,7 @@ def train(
         Option(help="A number: 2 gives a target two, 0.5 lets two share one. auto: as many as its memory holds."),
     ] = None,
     shared: Annotated[
-        bool, Option("--shared", help="Train one network for all the targets, in RUN/shared, and not one for each.")
+        bool, Option("--shared", help="Train the one network for all the targets, in RUN/shared, and none for each.")
     ] = False,
     force: Annotated[
         bool, Option("--force", help="Train a target anew whose settings changed: what it had learnt is removed.")
@@ -54,9 +65,12 @@ def train(
     ] = None,
     findings: Findings = None,
 ) -> None:
-    """Train one network per finding, each in a process of its own; with --shared, one network for all of them.
+    """Train one network per finding, each in a process of its own.
 
-    A run may hold both: give the command once with --shared and once without.
+    A shared network for all findings is trained first, in RUN/shared, and each finding's own goes on from the state
+    that it had after two thirds of its epochs. With few films this is done in five folds: the networks of a fold learn
+    from all patients but the fold's (and test's), and what they say of those is what the ensemble is fitted on. A run
+    keeps the recipe that it began with.
     """
     given = locals()
     from orchestrator import api
@@ -128,14 +142,30 @@ def settings(
 
 
 def show_outcomes(outcomes: list[dict[str, Any]]) -> None:
-    rows = []
+    """A row for each network; of a run in folds, one for all of a finding's."""
+    rows, groups = [], {}
     for one in outcomes:
+        groups.setdefault(one["slug"] if one["folds"] > 1 else one["job"].removesuffix("/0"), []).append(one)
+    for name, networks in groups.items():
+        one = networks[0] if len(networks) == 1 else _together(networks)
         memory = one.get("peak_memory_bytes")
         rows.append([
-            one["job"].removesuffix("/0"), one["status"], one.get("best_epoch") or "", figure(one.get("select_score")),
+            name, one["status"], one.get("best_epoch") or "",
+            "" if one.get("selection_rule") == "last_epoch" else figure(one.get("select_score")),
             one.get("selection_rule") or "", one.get("pid") or "", f"{memory / 2**20:.0f} MiB" if memory else "",
         ])  # fmt: skip
     show_table(("target", "status", "best epoch", "select score", "chosen by", "process", "peak memory"), rows)
+
+
+def _together(networks: list[dict[str, Any]]) -> dict[str, Any]:
+    """One outcome for all: how many are well, what they have alike, the largest memory."""
+    well = sum(one["status"] == "ok" for one in networks)
+    alike = {name: {one.get(name) for one in networks} for name in ("best_epoch", "selection_rule")}
+    memory = max(one.get("peak_memory_bytes") or 0 for one in networks)
+    status = f"{well} of {len(networks)} ok"
+    return {name: values.pop() for name, values in alike.items() if len(values) == 1} | {
+        "status": status, "peak_memory_bytes": memory
+    }  # fmt: skip
 
 
 def show_bundle(description: dict[str, Any]) -> None:

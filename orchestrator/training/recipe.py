@@ -41,6 +41,20 @@ class Recipe:
         return self.start == SCRATCH and self.folds == 1
 
 
+def asked_start(from_scratch: bool | None) -> str:
+    return {None: DECIDE, True: SCRATCH, False: SHARED_START}[from_scratch]
+
+
+def asked_folds(words: int | str) -> int:
+    """A number as it is; DECIDE_FOLDS for auto. Errors: InputError."""
+    text = str(words).strip().lower()
+    if text == DECIDE:
+        return DECIDE_FOLDS
+    if not text.isdecimal() or int(text) < 1:
+        raise InputError(f"--folds {words}: give a number from 1 (none) on, or auto.")
+    return int(text)
+
+
 def decided_recipe(
     start: str, folds: int, settings: Iterable[Mapping[str, Any]], run: RunPaths, material: Material
 ) -> Recipe:

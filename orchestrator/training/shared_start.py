@@ -60,7 +60,7 @@ def shared_settings(settings: Mapping[str, Any], epochs: int) -> dict[str, Any]:
     kept = {name: value for name, value in settings.items() if name not in OF_ONE_FINDING}
     if kept.get("sampler") == "balanced":  # evens out the classes of one finding
         kept.pop("sampler")
-    if epochs < 2:
+    if epochs == 1:
         raise InputError(
             f"epochs={epochs}: a network that starts from a shared one needs an epoch after the first. "
             "Give --set epochs=2 or more, or --from-scratch."
