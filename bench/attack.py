@@ -39,7 +39,7 @@ class Course:
 
     def command(self, out: Path, *more: str) -> list[str]:
         words = [sys.executable, "-m", "orchestrator.cli", "train", str(self.dataset), "--out", str(out), "--targets",
-                 ",".join(self.targets), *more]  # fmt: skip
+                 ",".join(self.targets), "--from-scratch", "--folds", "1", *more]  # fmt: skip
         return words + [word for name, value in self.settings.items() for word in ("--set", f"{name}={value}")]
 
     def start(self, words: list[str], environment: dict[str, str]) -> subprocess.Popen:

@@ -49,6 +49,7 @@ def training(folder: Path) -> Iterator[tuple[subprocess.Popen, int]]:
 
     make_dataset(folder / "dataset")
     words = [sys.executable, "-m", "orchestrator.cli", "train", str(folder / "dataset"), "--out", str(folder / "run")]
+    words += ["--from-scratch", "--folds", "1"]
     words += [word for name, value in (SETTINGS | {"epochs": 100_000}).items() for word in ("--set", f"{name}={value}")]
     alone = {name: value for name, value in os.environ.items() if name not in ("RAY_ADDRESS", "PYTHONHASHSEED")}
     with (folder / "log").open("w", encoding="utf-8") as log:

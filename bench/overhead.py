@@ -88,7 +88,7 @@ def plain_side(course: Course, out: Path) -> Timing:
 
 def hilum_side(course: Course, out: Path) -> Timing:
     words = [sys.executable, "-m", "orchestrator.cli", "train", str(course.dataset), "--out", str(out), "--targets",
-             ",".join(course.targets)]  # fmt: skip
+             ",".join(course.targets), "--from-scratch", "--folds", "1"]  # fmt: skip
     words += [word for name, value in course.settings().items() for word in ("--set", f"{name}={value}")]
     began = time.time()
     subprocess.run(words, env=environment(course), check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)

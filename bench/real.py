@@ -40,11 +40,21 @@ TARGETS = ("pneumonia", "infiltration", "atelectasis", "pleural_effusion", "edem
 READS = Path(__file__).with_name("real_reads.jsonl")
 # A trained start is changed little; taken over from bench.twelve_or_one, where it was fitted to films of this set.
 SHORT = ("--set", "epochs=4", "--set", "learning_rate=3e-4", "--set", "frozen_epochs=1")
+ALONE = ("--from-scratch", "--folds", "1")
 # Each command of hilum that a way needs, by a name of its own; what two ways share runs once and counts for both.
 COMMANDS: Mapping[str, tuple[str, ...]] = {
     "train": ("train", "{dataset}", "--out", "{fold}/run"),
-    "train shared": ("train", "{dataset}", "--out", "{fold}/run-warm", "--shared"),
-    "train warm": ("train", "{dataset}", "--out", "{fold}/run-warm", *SHORT, "--set", "init={fold}/run-warm/shared"),
+    "train shared": ("train", "{dataset}", "--out", "{fold}/run-warm", "--shared", *ALONE),
+    "train warm": (
+        "train",
+        "{dataset}",
+        "--out",
+        "{fold}/run-warm",
+        *ALONE,
+        *SHORT,
+        "--set",
+        "init={fold}/run-warm/shared",
+    ),
     "ensemble": ("ensemble", "{fold}/run", "--out", "{fold}/bundle-default"),
     "ensemble shared": ("ensemble", "{fold}/run-warm", "--out", "{fold}/bundle-shared", "--use", "shared"),
     "ensemble warm": ("ensemble", "{fold}/run-warm", "--out", "{fold}/bundle-warm"),

@@ -84,9 +84,10 @@ def train(
     """Train one network per finding and member, each in a process of its own; with `shared`, one for all: a run.
 
     folds, from_scratch: as --folds and --from-scratch of `hilum train`; left alone, a new run has a shared network
-    first, and folds where films are few, and any other goes on as it began. set: training settings by name (`hilum settings` lists them). inline: in this process, without Ray. gpus_per_target:
-    a number, or "auto". A training that fails is no error: the table has a row per training, its `status` "ok" or
-    another, and why in `error`; `details` has the outcomes, `notes` what to do. `further`: fields of TrainRequest.
+    first, and folds where films are few, and any other goes on as it began. set: training settings by name
+    (`hilum settings` lists them). inline: in this process, without Ray. gpus_per_target: a number, or "auto". A
+    training that fails is no error: the table has a row per training, its `status` "ok" or another, and why in `error`;
+    `details` has the outcomes, `notes` what to do. `further`: fields of TrainRequest.
     """
     import pandas as pd
 

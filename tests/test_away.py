@@ -99,6 +99,28 @@ def test_a_storage_that_is_away_neither_stops_nor_fails_a_training(dataset, stor
 
 
 @pytest.mark.slow
+def test_what_goes_on_from_a_shared_network_fetches_where_that_was(storage, tmp_path, monkeypatch):
+    """Each training as if on a node of its own; `init` names the shared one from the run on, wherever that lies."""
+    data = make_dataset(tmp_path / "dataset", ("pneumonia", "edema"), films=90)
+    new = {"start": "shared", "folds": 2, "targets": ("edema",), "settings": SETTINGS}
+    train_inline(data, tmp_path / "here", **new)
+    with driving(storage.uri) as run:
+        done = train_run(TrainRequest(dataset=data, out=run, inline=True, **new), silent)
+    assert [one["status"] for one in done] == ["ok"] * 4
+    for index in (0, 1):
+        here, there = RunPaths(tmp_path / "here").target("edema", index), Store(f"{storage.uri}/edema/{index}")
+        assert there.read("weights.safetensors")[0] == here.weights.read_bytes()
+        assert there.read("predictions.parquet")[0] == here.predictions.read_bytes()
+    assert "branch.ckpt" in Store(f"{storage.uri}/shared/0").list()
+    Store(f"{storage.uri}/edema/1").delete(["outcome.json"])
+    Store(f"{storage.uri}/shared/1").delete(["branch.ckpt"])
+    with driving(storage.uri) as run:
+        done = train_run(TrainRequest(dataset=data, out=run, inline=True, **new), silent)
+    assert done[3]["status"] == "failed"
+    assert "branch.ckpt is missing: init=shared/1" in done[3]["error"]
+
+
+@pytest.mark.slow
 def test_a_retry_elsewhere_goes_on_from_the_checkpoint_to_the_same_bytes(dataset, storage, tmp_path, monkeypatch):
     monkeypatch.setattr(remote_worker, "LOOK_SECONDS", 0.02)
     settings = SETTINGS | {"epochs": 4, "dropout": 0.2}

@@ -39,6 +39,7 @@ def cluster():
 
 def start(cluster, dataset, out, targets) -> subprocess.Popen:
     words = [*hilum_words(), "train", str(dataset), "--out", str(out), "--targets", ",".join(targets)]
+    words += ["--from-scratch", "--folds", "1"]
     words += ["--address", cluster.address]
     words += [word for name, value in LONG.items() for word in ("--set", f"{name}={value}")]
     return subprocess.Popen(

@@ -94,6 +94,7 @@ class Driver:
 
 def start(dataset: Path, out: Path, targets: tuple[str, ...], settings: dict | None = None) -> Driver:
     words = [*hilum_words(), "train", str(dataset), "--out", str(out), "--targets", ",".join(targets)]
+    words += ["--from-scratch", "--folds", "1"]
     words += [word for name, value in (LONG | (settings or {})).items() for word in ("--set", f"{name}={value}")]
     process = subprocess.Popen(
         words,

@@ -110,6 +110,7 @@ def test_the_label_vector_sampler_works(dataset, tmp_path):
 
 def test_the_command_trains_it_and_tells(dataset, tmp_path, capsys):
     words = ["train", str(dataset), "--out", str(tmp_path), "--targets", "edema,pneumonia,fracture", "--shared"]
+    words += ["--from-scratch", "--folds", "1"]
     words += [f"--set={name}={value}" for name, value in (SETTINGS | {"epochs": 1}).items()]
     app(args=[*words, "--inline"], prog_name="hilum", standalone_mode=False)
     shown = capsys.readouterr()

@@ -22,6 +22,7 @@ AGENTS = ("ray::DashboardAgent", "ray::RuntimeEnvAgent")  # Ray's own, which wai
 
 def start(data: str, run: str) -> subprocess.Popen:
     words = [*hilum_words(), "train", data, "--out", run, "--targets", ",".join(TARGETS)]
+    words += ["--from-scratch", "--folds", "1"]
     words += [word for name, value in LONG.items() for word in ("--set", f"{name}={value}")]
     return subprocess.Popen(
         words, cwd=PROJECT, env=quiet_environment(), start_new_session=True, stdout=subprocess.PIPE,

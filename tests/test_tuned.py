@@ -49,6 +49,7 @@ def test_findings_that_were_not_tuned_are_named(tmp_path, capsys):
     dataset = make_dataset(tmp_path / "dataset", ("pneumonia", "edema"), films=90)
     write_tuned(RunPaths(tmp_path / "search").tuned("edema"), {"trial": 3}, {"dropout": 0.25})
     words = ["train", str(dataset), "--out", str(tmp_path / "run"), "--inline", "--tuned", str(tmp_path / "search")]
+    words += ["--from-scratch", "--folds", "1"]
     for setting in ("backbone=test_resnet", "epochs=1", "batch_size=16", "device=cpu"):
         words += ["--set", setting]
     app(args=words, prog_name="hilum", standalone_mode=False)

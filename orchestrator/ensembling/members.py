@@ -201,8 +201,7 @@ def taught_prior(one: Trained, calibrate_share: float) -> dict[str, Any]:
     prior["calibrate_share"] = calibrate_share
     if one.paths.targets.exists():
         targets = Targets.load(one.paths.targets)
-        if one.outputs:
-            targets = targets.only(one.column)
+        targets = targets.only(one.column) if one.outputs else targets.judged
         here = targets.usable("train")
         value, drawn = targets.value[here].astype(float), targets.weight[here] * targets.draw[here].astype(float)
         ill = positive_weight(config, value) * float(drawn @ value)
