@@ -178,7 +178,7 @@ def own_finding(root, rest):
         ('backbone = "resnet34"', "backbone=resnet34 makes it another network"),
         ('standardise = "film"', "standardise=film makes it another network"),
         ("pretrained = true", "pretrained=true makes it another network"),
-        ("averaging = 0.99", "one keeps no average"),
+        ("averaging = 0.99", ""),
         ("epochs = 8", "epochs=8 end before the shared network's epoch 8"),
         ("patience = 2", "patience=2 chooses epochs by part select"),
         ("learning_rate = 1e-4\nepochs = 10\nsampler = 'balanced'\nloss = 'focal'\nbatch_size = 16", ""),

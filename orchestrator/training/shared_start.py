@@ -75,8 +75,6 @@ def why_not(slug: str, config: TrainConfig, shared: TrainConfig, task: SharedTas
         return "the shared network does not learn it"
     if differing:
         return f"{differing[0]}={getattr(config, differing[0])} makes it another network than the shared one"
-    if bool(config.averaging) != bool(shared.averaging):
-        return f"averaging={config.averaging:g} and {shared.averaging:g} of the shared network: one keeps no average"
     if chooses_epochs(config):
         return f"{chooses_epochs(config)} chooses epochs by part select"
     if config.epochs <= shared.branch_epoch:
