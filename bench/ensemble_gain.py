@@ -22,7 +22,8 @@ from models.statistics import metrics, reliability
 from models.statistics.bootstrap import Interval, PatientBootstrap, interval
 from orchestrator.datasets.prepare import PrepareRequest, prepare
 from orchestrator.ensembling.build import EnsembleRequest, Material, build_bundle, read_material
-from orchestrator.ensembling.members import finished_targets, member_table
+from orchestrator.ensembling.logit_tables import member_table
+from orchestrator.ensembling.members import columns_of, finished_targets
 from orchestrator.ensembling.selection import patient_power
 from orchestrator.formatting import aligned
 from orchestrator.inference.bundle import Bundle, load_bundle
@@ -149,7 +150,7 @@ def judge(run: RunPaths, bundle: Bundle) -> tuple[list[Row], int]:
     rows = []
     for index, slug in enumerate(bundle.slugs):
         truth = material.reference(slug).reindex(films).to_numpy(float)
-        members = columns[slug][:, : len(trained[slug])]
+        members = columns[slug][:, : len(columns_of(trained[slug]))]
         answers = {"logit": logits[:, index], "probability": probability[:, index]}
         rows.append(row_of(bundle.classifiers[index].entry, slug, answers, members, truth, bootstrap, patients))
     return rows, len(films)

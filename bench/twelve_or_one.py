@@ -29,7 +29,8 @@ from models.statistics.bootstrap import Interval, PatientBootstrap, interval
 from models.statistics.reliability import log_odds
 from orchestrator.datasets.prepare import PrepareRequest, prepare
 from orchestrator.ensembling.build import Material, read_material
-from orchestrator.ensembling.members import finished_targets, mean_logits
+from orchestrator.ensembling.logit_tables import mean_logits
+from orchestrator.ensembling.members import finished_targets
 from orchestrator.evaluation.compare_runs import BLEND, against_the_better, problem_of, signed
 from orchestrator.evaluation.training_cost import Cost, cost_of
 from orchestrator.formatting import aligned

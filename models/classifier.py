@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from models.data.loading import normalise
 from models.network.builder import build_network
-from models.statistics.blending import Blend
+from models.statistics.blending import Blend, model_columns
 from models.statistics.calibration import Calibration
 from pathologies.errors import InputError
 
@@ -29,7 +29,7 @@ COPIES = ((0.03, 0.03, 1.0), (-0.03, -0.03, 1.0), (0.0, 0.0, 1.06), (0.0, 0.0, 0
 
 @dataclass(frozen=True, kw_only=True)
 class Member:
-    """One column of logits: a network, the side length that it was trained at, and how it is asked."""
+    """A network, the side length that it was trained at, and how it is asked."""
 
     network: nn.Module
     size: int  # pixels
@@ -72,6 +72,7 @@ class Classifier:
 
     slug: str
     members: tuple[Member, ...]
+    grouped: tuple[tuple[int, ...], ...]  # of each column of logits: the members whose mean it is
     blend: Blend
     mean: float
     std: float
@@ -85,20 +86,27 @@ class Classifier:
         point = self.entry["operating_points"][self.entry["operating_point"]]
         return point["threshold"] if point["useful"] else None
 
-    def columns(self, films: np.ndarray | Films) -> np.ndarray:
-        """N x H x W uint8 films, prepared as the bundle's input contract says -> N x members logits.
+    @property
+    def width(self) -> int:
+        """How many columns of logits there are to blend."""
+        return len(self.grouped)
 
-        `Films` keeps what other findings may ask of the same batch.
+    def columns(self, films: np.ndarray | Films) -> np.ndarray:
+        """N x H x W uint8 films, prepared as the bundle's input contract says -> N x columns logits.
+
+        A column is a member, or the mean of a group of members: the networks of a cross-validation. `Films` keeps what
+        other findings may ask of the same batch.
         """
         batch = films if isinstance(films, Films) else Films(films, self.device)
-        found = np.empty((batch.count, len(self.members)))
+        found = np.empty((batch.count, self.width))
         with torch.inference_mode():
-            for index, member in enumerate(self.members):
-                found[:, index] = batch.logits(member, self.mean, self.std)
+            for index, members in enumerate(self.grouped):
+                logits = [batch.logits(self.members[one], self.mean, self.std) for one in members]
+                found[:, index] = np.mean(logits, axis=0)
         return found
 
     def combine(self, columns: Mapping[str, np.ndarray]) -> np.ndarray:
-        """N scores from the members' logits (slug -> N x members) of this finding, or of all it is stacked from."""
+        """N scores from the members' logits (slug -> N x columns) of this finding, or of all it is stacked from."""
         if self.blend.inputs:
             return self.blend.apply(np.column_stack([columns[slug].mean(axis=1) for slug in self.blend.inputs]))
         return self.blend.apply(columns[self.slug])
@@ -153,6 +161,7 @@ def load_classifier(
     return Classifier(
         slug=slug,
         members=members,
+        grouped=model_columns(entry["models"]),
         blend=Blend.from_dict(entry.get("blend") or {"method": entry["combine"]}),
         mean=contract["pixel_mean"],
         std=contract["pixel_std"],

@@ -8,7 +8,8 @@ from safetensors.torch import save_file
 from torch import manual_seed
 
 from models.config import TrainConfig
-from models.files.layout import RunPaths, read_json, write_json
+from models.data.targets import PARTS, Targets
+from models.files.layout import RunPaths, TargetPaths, read_json, write_json
 from models.network.builder import build_network
 from orchestrator.ensembling.calibration_fit import FitSettings
 from orchestrator.ensembling.selection import ChoosingSettings
@@ -87,3 +88,70 @@ def usual_logits(noise: float = 1.5) -> dict[str, list[np.ndarray]]:
         slug: [make_logits(truth, noise, 10 * index + member) for member in range(2)]
         for index, (slug, truth) in enumerate(make_truth().items())
     }
+
+
+def fold_of_films(folds: int) -> np.ndarray:
+    """The fold of each film of the data set, patients whole; -1 in part `test`."""
+    frame = label_frame(make_truth())
+    number = frame["patient_id"].str[-5:].astype(int).to_numpy()
+    return np.where(parts_of(frame) == "test", -1, number // 9 % folds)
+
+
+def write_fold_run(
+    root: Path, dataset: Path, logits: dict[str, np.ndarray], base: int = 0, shared: bool = False
+) -> Path:
+    """A finished run (or more of one) of a cross-validation; logits: folds x films of the data set, what each network
+    would say, of which the run stores what it says of its own fold and of `test`.
+
+    base: the number of its first member. shared: one network per fold for all the findings.
+    """
+    jobs = {"shared": list(logits)} if shared else {slug: [slug] for slug in logits}
+    plan = read_json(RunPaths(root).plan)["jobs"] if RunPaths(root).plan.exists() else {}
+    write_fake_run(root, dataset, {})
+    for slug, findings in jobs.items():
+        folds = len(logits[findings[0]])
+        for index in range(folds):
+            columns = {one if shared else "logit": logits[one][index] for one in findings}
+            paths = RunPaths(root).shared(base + index) if shared else RunPaths(root).target(slug, base + index)
+            _write_fold(paths, dataset, columns, index, folds, base + index + (50 if shared else len(plan)))
+            plan[f"{slug}/{base + index}"] = {}
+    write_json(RunPaths(root).plan, read_json(RunPaths(root).plan) | {"jobs": plan})
+    return root
+
+
+def _write_fold(
+    paths: TargetPaths, dataset: Path, columns: dict[str, np.ndarray], index: int, folds: int, seed: int
+) -> None:
+    frame, fold = label_frame(make_truth()), fold_of_films(folds)
+    parts = np.where(fold < 0, "test", np.where(fold == index, "calibrate", "train"))
+    shared = "logit" not in columns
+    paths.root.mkdir(parents=True)
+    manual_seed(seed)
+    save_file(build_network("test_resnet", outputs=len(columns) if shared else None).state_dict(), paths.weights)
+    config = TrainConfig(backbone="test_resnet", seed=seed, uncertain="ignore", blank="zero")
+    payload = {"config": config.to_dict(), "data": {"size": read_json(dataset / "manifest.json")["size"]}}
+    payload["fold"] = {"index": index, "of": folds}
+    if shared:
+        payload["targets"] = list(columns)
+        payload["policies"] = {slug: {"uncertain": "ignore", "blank": "zero"} for slug in columns}
+    write_json(paths.config, payload)
+    number = np.array([PARTS.index(part) for part in parts], np.uint8)
+    value = np.full((len(frame), len(columns)) if shared else len(frame), np.nan, np.float32)
+    Targets(
+        row=np.arange(len(frame)),
+        part=number,
+        value=value,
+        weight=np.zeros_like(value),
+        draw=np.ones(len(frame), np.float32),
+        image_id=frame["image_id"].to_numpy(str).astype(bytes),
+        slugs=np.array(list(columns) if shared else [], "S"),
+    ).save(paths.targets)
+    table = pd.DataFrame({"image_id": frame["image_id"], "part": parts} | columns)
+    table[np.isin(parts, ("calibrate", "test"))].to_parquet(paths.predictions, index=False)
+    write_json(paths.outcome, {"status": "ok", "best_epoch": 1, "epochs_trained": 1, "selection_rule": "last_epoch"})
+
+
+def fold_logits(truth: np.ndarray, folds: int = 5, noise: float = 1.5, own: float = 0.6, seed: int = 0) -> np.ndarray:
+    """Networks that err alike (noise), and each for itself (own)."""
+    alike = make_logits(truth, noise, seed)
+    return alike + own * np.random.default_rng([seed, folds]).normal(size=(folds, len(truth)))

@@ -114,7 +114,9 @@ def test_a_run_or_any_other_folder_is_no_bundle(house, tmp_path):
 
 def test_another_format_is_refused(copy):
     change(copy / "bundle.json", format="hilum-bundle/99")
-    with pytest.raises(ValueError, match="format 'hilum-bundle/99'; this hilum reads 'hilum-bundle/1'"):
+    with pytest.raises(
+        ValueError, match="format 'hilum-bundle/99'; this hilum reads 'hilum-bundle/1' and 'hilum-bundle/2'"
+    ):
         load_bundle(copy)
 
 

@@ -14,7 +14,8 @@ from models.files.layout import BundlePaths, RunPaths, read_json
 from models.statistics import blending
 from orchestrator.datasets.dataset import load_dataset
 from orchestrator.ensembling.build import EnsembleRequest, build_bundle
-from orchestrator.ensembling.members import bundled_table, finished_targets, mean_logits, member_table, taught_prior
+from orchestrator.ensembling.logit_tables import bundled_table, mean_logits, member_table
+from orchestrator.ensembling.members import finished_targets, taught_prior
 from orchestrator.inference.bundle import load_bundle
 from tests.fake_run import QUICK, make_fake_dataset, make_logits, make_truth, usual_logits, write_fake_run
 from tests.small_data import make_targets

@@ -10,7 +10,8 @@ from models.data.cache import open_images
 from models.files.layout import RunPaths, read_json, write_json
 from orchestrator.cli.app import app
 from orchestrator.ensembling.build import EnsembleRequest, build_bundle
-from orchestrator.ensembling.members import finished_targets, member_table
+from orchestrator.ensembling.logit_tables import member_table
+from orchestrator.ensembling.members import finished_targets
 from orchestrator.ensembling.replace import ReplaceRequest, dependants_of, replace_findings
 from orchestrator.inference.bundle import load_bundle, self_test
 from tests.fake_run import QUICK, add_fake_shared, make_fake_dataset, make_logits, make_truth, write_fake_run

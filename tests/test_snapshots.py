@@ -20,7 +20,8 @@ from models.training.snapshots import cycle_ends, drop_snapshots, keep_snapshot,
 from orchestrator.cli.app import app
 from orchestrator.datasets.dataset import load_dataset
 from orchestrator.ensembling.build import EnsembleRequest, build_bundle
-from orchestrator.ensembling.members import bundled_table, finished_targets, member_table
+from orchestrator.ensembling.logit_tables import bundled_table, member_table
+from orchestrator.ensembling.members import finished_targets
 from orchestrator.ensembling.replace import ReplaceRequest, replace_findings
 from orchestrator.inference.bundle import load_bundle, self_test
 from orchestrator.tuning.trials import SearchPaths, adopt_trials

@@ -2,10 +2,11 @@
 
 In: logits, a column per member (or, for stacking, per finding). Out: a Blend, plain data that goes into a bundle as
 JSON, whose `apply` gives one score per film on the scale of a logit, which the calibration then makes a probability.
+Before any blend the networks of a cross-validation become one column: `model_columns`, `align_folds`.
 Called by the ensembler, by the bundle's reader and by `orchestrator.ensembling.selection`. numpy only.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 
 import numpy as np
@@ -83,6 +84,50 @@ def fit(method: str, columns, truth, inputs: tuple[str, ...] = ()) -> Blend:
     if method == STACKING:
         return _stack(columns, truth, inputs)
     return Blend(method=method)
+
+
+def model_columns(models: Sequence[Mapping]) -> tuple[tuple[int, ...], ...]:
+    """Of each column of logits the positions of its models: those that share a `group`, else a single one.
+
+    The models of a group are the networks of a cross-validation. A film is asked of all of them and their logits are
+    averaged, while what is fitted was fitted on the answer of the one that had not learned from the film.
+    """
+    found: dict[tuple, list[int]] = {}
+    for position, model in enumerate(models):
+        group = model.get("group")
+        found.setdefault(("alone", position) if group is None else ("group", group), []).append(position)
+    return tuple(map(tuple, found.values()))
+
+
+def align_folds(logits, fold) -> np.ndarray:
+    """Out-of-fold logits on one scale: what a fold's network shifts and stretches by its own chance is taken off.
+
+    logits: films; fold: films, which network answered. No label is looked at. The mean of the networks has the mean of
+    their shifts and spreads, so each fold is moved to those; as folds differ by their films too, by the share of the
+    difference that is beyond chance (empirical Bayes: between / (between + sampling variance)).
+    """
+    logits, found = np.asarray(logits, dtype=np.float64), np.empty(len(logits))
+    parts = [np.flatnonzero(np.asarray(fold) == one) for one in np.unique(fold)]
+    centre = np.array([logits[rows].mean() for rows in parts])
+    spread = np.array([logits[rows].std() for rows in parts])
+    count = np.array([len(rows) for rows in parts])
+    if len(parts) < 2 or not (spread > 0).all():
+        return logits.copy()
+    standard = [(logits[rows] - middle) / width for rows, middle, width in zip(parts, centre, spread, strict=True)]
+    tails = np.mean(np.concatenate(standard) ** 4)  # of a normal distribution 3
+    shift = _beyond_chance(centre, spread**2 / count)
+    wide = spread / np.exp(_beyond_chance(np.log(spread), (tails - 1) / (4 * count)))
+    wide *= spread.mean() / wide.mean()
+    for rows, z, middle, width in zip(parts, standard, centre - shift, wide, strict=True):
+        found[rows] = middle + z * width
+    return found
+
+
+def _beyond_chance(values: np.ndarray, variance: np.ndarray) -> np.ndarray:
+    """How far each value is from their mean, shrunk by what its sampling variance alone would do."""
+    between = max(0.0, float(values.var(ddof=1) - variance.mean()))
+    share = between / (between + variance) if between > 0 else np.zeros(len(values))
+    return share * (values - values.mean())
 
 
 def distribution(values) -> tuple[tuple[float, float], ...]:

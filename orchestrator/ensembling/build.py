@@ -18,17 +18,10 @@ from models.files.layout import BundlePaths, RunPaths, read_json
 from orchestrator.datasets.dataset import Dataset, load_dataset
 from orchestrator.ensembling.bundle_writing import check_goal, finish, new_bundle
 from orchestrator.ensembling.calibration_fit import FitSettings, fit_findings
-from orchestrator.ensembling.members import (
-    Trained,
-    copied_table,
-    copy_weights,
-    finished_targets,
-    mean_logits,
-    member_table,
-    taught_prior,
-)
+from orchestrator.ensembling.logit_tables import asked_table, group_facts, held_out_films, mean_logits, member_table
+from orchestrator.ensembling.members import Trained, columns_of, copy_weights, finished_targets, taught_prior
 from orchestrator.ensembling.selection import Question
-from orchestrator.inference.bundle_description import FORMAT
+from orchestrator.inference.bundle_description import format_of
 from orchestrator.storage.staging import stage_dataset
 from orchestrator.storage.workspace import from_there
 from pathologies.errors import InputError
@@ -130,10 +123,15 @@ def pack_members(
     members: list[Trained], out: BundlePaths, dataset: Dataset, tta: bool
 ) -> tuple[list[dict[str, Any]], pd.DataFrame]:
     """Copy the weights into the bundle; returns `models` and the table of their logits on `calibrate`."""
-    models, table = [copy_weights(one, out) for one in members], member_table(members, "calibrate")
+    columns, table = columns_of(members), member_table(members, "calibrate")
+    models = [
+        copy_weights(one, out) | group_facts(one, group) for group, column in enumerate(columns) for one in column
+    ]
     if tta:
-        copies = [model | {"copies": True} for model in models]
-        table = pd.concat([table, copied_table(copies, out.root, dataset, table.index)], axis=1)
+        again = [{"group": model["group"] + len(columns)} if "group" in model else {} for model in models]
+        copies = [model | {"copies": True} | group for model, group in zip(models, again, strict=True)]
+        held_out = [held_out_films(one) if one.fold else table.index for column in columns for one in column]
+        table = pd.concat([table, asked_table(copies, out.root, dataset, table.index, held_out)], axis=1)
         models = models + copies
     return models, table
 
@@ -202,7 +200,7 @@ def _describe(
     manifest = dataset.manifest
     views = sorted({model["views"] for entry in findings.values() for model in entry["models"]})
     return {
-        "format": FORMAT,
+        "format": format_of(findings),
         "input": {
             "size": manifest["size"],
             "letterbox": manifest["letterbox"],

@@ -232,7 +232,7 @@ def _raised(
         if others:
             raise InputError(
                 f"{slug} cannot be made consistent with {', '.join(others)}: their networks take other films. "
-                "Train them on the same views, or leave consistency out."
+                "Train them on the same views, all with folds or all without, or leave consistency out."
             )
         final[slug] = replace(
             plain[slug],

@@ -1,29 +1,23 @@
-"""The trained networks of a run, and what they say about the films of a part.
+"""The trained networks of a run: which there are, and what a bundle takes over of them.
 
-In: a RUN. Out: its finished (target, member) pairs and a table of logits per finding, a column per member, from the
-stored predictions. Called by the ensembler and by `replace`. Only test-time augmentation runs a network.
+In: a RUN. Out: its finished (target, member) pairs, the columns of logits that they make up, their weights in a bundle.
+Called by the ensembler, by `replace` and by comparisons of runs; what the networks say is read by `logit_tables`.
 """
 
 import dataclasses
 import hashlib
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pandas as pd
-
 from models.data.targets import Targets
-from models.files.layout import RESERVED_SLUGS, BundlePaths, RunPaths, TargetPaths, publishing, read_json
+from models.files.layout import BundlePaths, RunPaths, TargetPaths, publishing, read_json
 from models.statistics.metrics import divide
 from models.statistics.reliability import log_odds
-from orchestrator.datasets.dataset import Dataset
 from pathologies.errors import InputError
-from pathologies.table_files import read_parquet_file
 
-BATCH = 32
 USES = ("both", "single", "shared")  # which networks of a run are members: of a finding's own, of shared ones
 
 
@@ -38,6 +32,13 @@ class Trained:
     outcome: Mapping[str, Any]
     snapshot: int = 0  # the epoch that it is of; 0: the best weights
     outputs: tuple[str, ...] = ()  # of a shared network: the findings that it answers for, in order
+    fold: tuple[int, int] | None = None  # (which, of how many): learned without it, and answers for it; none: no folds
+
+    @property
+    def together(self) -> tuple:
+        """The same for all networks of one cross-validation; of a network by itself its own."""
+        index, folds = self.fold or (0, 1)
+        return bool(self.outputs), self.snapshot, folds, self.member - index
 
     @property
     def column(self) -> int:
@@ -54,12 +55,31 @@ class Trained:
         return f"shared/{own}" if self.outputs else own
 
 
+def columns_of(members: Sequence[Trained]) -> list[list[Trained]]:
+    """The members behind each column of a table, in order; those of a cross-validation by the number of their fold."""
+    found: dict[tuple, list[Trained]] = {}
+    for one in members:
+        found.setdefault(one.together, []).append(one)
+    return [sorted(column, key=lambda one: one.fold or (0, 1)) for column in found.values()]
+
+
+def column_name(column: Sequence[Trained]) -> str:
+    """0; of a cross-validation 0..4; of a shared network shared/0; of the snapshot of epoch 7 0-7."""
+    first, last = column[0], column[-1]
+    if first.fold is None:
+        return first.name
+    own = f"{first.member}..{last.member}" + (f"-{first.snapshot}" if first.snapshot else "")
+    return f"shared/{own}" if first.outputs else own
+
+
 def finished_targets(
     run: RunPaths, wanted: tuple[str, ...] = (), snapshots: bool = False, use: str = "both"
 ) -> tuple[dict[str, list[Trained]], dict[str, str]]:
     """The finished members of every target, with their snapshots or without, and why each other one is left out.
 
-    A finding's own networks come first, then the columns of the shared ones; `use` is one of USES.
+    A finding's own networks come first, then the columns of the shared ones; `use` is one of USES. The networks of a
+    cross-validation stand together, all of them or none; beside them networks without folds are left out, as they know
+    fewer of the films, and have learned from others.
     """
     if not run.plan.exists():
         raise FileNotFoundError(f"{run.root} is not a run: it has no plan.json. Make one with `hilum train`.")
@@ -82,6 +102,7 @@ def finished_targets(
             if not wanted or one.slug in wanted:
                 members = [dataclasses.replace(one, snapshot=epoch) for epoch in (0, *further)]
                 trained.setdefault(one.slug, []).extend(members)
+    trained = {slug: whole for slug, members in trained.items() if (whole := _whole_columns(slug, members, left_out))}
     missing = [slug for slug in wanted if slug not in trained]
     if not trained or missing:
         kind = {"both": "", "single": " of its own", "shared": " by a shared network"}[use]
@@ -94,10 +115,35 @@ def finished_targets(
     return trained, left_out
 
 
+def _whole_columns(slug: str, members: list[Trained], left_out: dict[str, str]) -> list[Trained]:
+    """The members whose columns can stand side by side; why not, goes to `left_out`."""
+    kept = []
+    for column in columns_of(members):
+        there = {one.fold[0] for one in column if one.fold}
+        missing = [k for k in range(column[0].fold[1] if column[0].fold else 0) if k not in there]
+        if not missing:
+            kept.append(column)
+        elif not column[0].snapshot:  # a fold's training may well keep other epochs than another's
+            folds = ", ".join(f"{number + 1} of {column[0].fold[1]}" for number in missing)
+            job = f"{'shared' if column[0].outputs else slug}/{column[0].member - column[0].fold[0] + missing[0]}"
+            left_out[f"{slug}/{column_name(column)}"] = (
+                f"the network of fold {folds} is missing ({job}), so some films have no answer of a network that did "
+                "not learn from them; give the train command again, which goes on with it"
+            )
+    if any(column[0].fold for column in kept):
+        for column in kept:
+            if not column[0].fold and not column[0].snapshot:
+                left_out[f"{slug}/{column_name(column)}"] = "trained without folds, beside networks of folds"
+        kept = [column for column in kept if column[0].fold]
+    return [one for column in kept for one in column]
+
+
 def _outputs(slug: str, member: int, paths: TargetPaths, outcome: Mapping[str, Any]) -> list[Trained]:
     """A trained network as a member of its finding, or of each that shares it, with that finding's label policy."""
     payload = read_json(paths.config)
-    config, shared = payload["config"], tuple(payload.get("targets", ()))
+    config, fold = payload["config"], payload.get("fold")
+    # a finding's own network that branched from a shared one may know the others' names too, and answers for itself
+    shared = tuple(payload["targets"]) if slug == "shared" else ()
     return [
         Trained(
             slug=one,
@@ -106,59 +152,10 @@ def _outputs(slug: str, member: int, paths: TargetPaths, outcome: Mapping[str, A
             config=config | payload["policies"][one] if shared else config,
             outcome=outcome,
             outputs=shared,
+            fold=(fold["index"], fold["of"]) if fold else None,
         )
         for one in shared or (slug,)
     ]
-
-
-def member_table(members: list[Trained], part: str) -> pd.DataFrame:
-    """The members' logits over the films of a part, a column per member, sorted by image_id."""
-    columns = [_stored(one.paths, part, one.snapshot, one.slug if one.outputs else "") for one in members]
-    table = pd.concat(columns, axis=1, keys=[one.name for one in members])
-    if table.isna().to_numpy().any():
-        hint = " Take those of one kind with --use single or --use shared." if members[-1].outputs else ""
-        raise InputError(
-            f"The members of {members[0].slug} were trained on different views or films; see config.json.{hint}"
-        )
-    return table.sort_index()
-
-
-def mean_logits(members: list[Trained], part: str) -> pd.Series:
-    """The mean of the members' logits over the films of a part, indexed by image_id."""
-    return member_table(members, part).mean(axis=1)
-
-
-def copied_table(models: list[dict[str, Any]], folder: Path, dataset: Dataset, films: pd.Index) -> pd.DataFrame:
-    """What models of a bundle under way or complete say about films, a column per model; this runs the networks."""
-    from models.classifier import load_classifier
-    from models.training.device import available_device
-
-    contract = {name: dataset.manifest[name] for name in ("pixel_mean", "pixel_std")}
-    entry = {"models": models, "combine": "mean of logits", "calibration": {"method": "identity"}}
-    classifier = load_classifier("member", entry, contract, folder, available_device("auto"))
-    row = pd.Series(np.arange(dataset.manifest["images"]), index=dataset.read_labels_frame()["image_id"])
-    rows, images = row.loc[films].to_numpy(), dataset.images()
-    blocks = [classifier.columns(images[rows[at : at + BATCH]]) for at in range(0, len(rows), BATCH)]
-    return pd.DataFrame(np.concatenate(blocks), index=films)
-
-
-def bundled_table(
-    entry: Mapping[str, Any], bundle: BundlePaths, run: RunPaths, dataset: Dataset, films: pd.Index
-) -> pd.DataFrame:
-    """The members' logits of a finding of a finished bundle: stored predictions where its run has them, else computed.
-
-    The run's predictions count only where its weight file is, to the byte, the bundle's.
-    """
-    columns = []
-    for position, model in enumerate(entry["models"]):
-        stored = _same_weights(run, model)
-        if stored is not None and not model.get("copies"):
-            finding = read_json(stored.config)["targets"][model["column"]] if model.get("outputs") else ""
-            logits = _stored(stored, "calibrate", model.get("snapshot", 0), finding)
-            columns.append(logits.reindex(films).rename(position))
-        else:
-            columns.append(copied_table([model], bundle.root, dataset, films)[0].rename(position))
-    return pd.concat(columns, axis=1)
 
 
 def copy_weights(one: Trained, out: BundlePaths) -> dict[str, Any]:
@@ -212,21 +209,3 @@ def taught_prior(one: Trained, calibrate_share: float) -> dict[str, Any]:
 
 def hash_of(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def _stored(paths: TargetPaths, part: str, snapshot: int = 0, finding: str = "") -> pd.Series:
-    """`finding`: of a shared network, whose columns are called so."""
-    column = (finding or "logit") + (f"@{snapshot}" if snapshot else "")
-    stored = read_parquet_file(paths.predictions, columns=["image_id", "part", column])
-    return stored[stored["part"] == part].set_index("image_id")[column].astype(float)
-
-
-def _same_weights(run: RunPaths, model: Mapping[str, Any]) -> TargetPaths | None:
-    """The folder in the run of the network that a bundle's model was copied from, if it is there unchanged."""
-    owner = Path(model["file"]).stem.partition("-")[0]
-    if owner in RESERVED_SLUGS and not model.get("outputs"):
-        return None
-    paths = run.shared(model["member"]) if model.get("outputs") else run.target(owner, model["member"])
-    weights = paths.snapshot(model["snapshot"]) if model.get("snapshot") else paths.weights
-    there = weights.is_file() and paths.predictions.is_file() and hash_of(weights) == model["sha256"]
-    return paths if there else None

@@ -23,9 +23,11 @@ from orchestrator.ensembling import build
 from orchestrator.ensembling.build import Material
 from orchestrator.ensembling.bundle_writing import check_goal, finish, new_bundle
 from orchestrator.ensembling.calibration_fit import FitSettings, bounds, fit_findings
-from orchestrator.ensembling.members import Trained, bundled_table, hash_of
+from orchestrator.ensembling.logit_tables import bundled_table
+from orchestrator.ensembling.members import Trained, hash_of
 from orchestrator.ensembling.selection import Question
 from orchestrator.inference.bundle import load_bundle
+from orchestrator.inference.bundle_description import format_of
 from orchestrator.storage.workspace import carried_on, from_there
 from pathologies.errors import InputError
 from pathologies.findings.catalog import descendants, find_pathology
@@ -211,11 +213,16 @@ def _fit(
 
 
 def _old_table(parts: Parts, slug: str) -> pd.DataFrame:
-    """The old networks' logits on `calibrate`, for the films of the finding's views."""
+    """The old networks' logits on the films that they were fitted on: of the finding's views, of part `calibrate`.
+
+    Networks of folds were fitted on all parts but test.
+    """
     from orchestrator.training.plan import usable_views
 
     entry, dataset, frame = parts.old["findings"][slug], parts.material.dataset, parts.material.frame
-    chosen = (dataset.parts() == "calibrate") & usable_views(frame, entry["models"][0]["views"])
+    where, model = dataset.parts(), entry["models"][0]
+    fitted = (where != "test") if "group" in model else (where == "calibrate")
+    chosen = fitted & usable_views(frame, model["views"])
     films = pd.Index(frame["image_id"][chosen], name="image_id").sort_values()
     return bundled_table(entry, parts.source, RunPaths(_run_of(parts, slug)), dataset, films)
 
@@ -235,6 +242,7 @@ def _describe(parts: Parts, findings: dict[str, Any], left_out: dict[str, str]) 
     views = sorted({model["views"] for entry in findings.values() for model in entry["models"]})
     kept = {name: why for name, why in parts.old["left_out"].items() if name.partition("/")[0] not in parts.trained}
     return parts.old | {
+        "format": format_of(findings),
         "findings": findings,
         "input": parts.old["input"] | {"views": views},
         "run": from_here(parts.old["run"]),

@@ -20,7 +20,8 @@ from models.files.layout import RunPaths, read_json
 from models.statistics.bootstrap import Interval, PatientBootstrap, holm, interval, p_value
 from models.statistics.metrics import undefined_reason
 from orchestrator.ensembling.build import Material, read_material, trained_members
-from orchestrator.ensembling.members import Trained, mean_logits
+from orchestrator.ensembling.logit_tables import mean_logits
+from orchestrator.ensembling.members import Trained
 from orchestrator.ensembling.selection import patient_power
 from orchestrator.evaluation.scoring import judged, mean_figures, number, resamples_note
 from orchestrator.evaluation.training_cost import Cost, cost_of, epochs_of, span_of
@@ -61,6 +62,11 @@ class Side:
         """single, shared, or both."""
         kinds = {"shared" if one.outputs else "single" for members in self.trained.values() for one in members}
         return kinds.pop() if len(kinds) == 1 else "both"
+
+    @property
+    def folds(self) -> bool:
+        """Whether any of its networks are of a cross-validation."""
+        return any(one.fold for members in self.trained.values() for one in members)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,8 +173,9 @@ def judge_sides(
     scores = [pd.DataFrame(one) for one in logits]
     films = scores[0].index.intersection(scores[1].index)
     beyond = len(scores[0].index.union(scores[1].index)) - len(films)
-    if beyond:
-        notes = [*notes, f"{beyond} films were left out: the networks of one side do not take their view."]
+    notes = [*notes, *_fold_notes(sides, request.part)]
+    if beyond and sides[0].folds == sides[1].folds:
+        notes.append(f"{beyond} films were left out: the networks of one side do not take their view.")
     patients = material.patients.reindex(films).to_numpy(str)
     truth = pd.DataFrame({slug: material.reference(slug).reindex(films) for slug in slugs})
     bootstrap = PatientBootstrap(patients, resamples=request.resamples)
@@ -190,6 +197,22 @@ def judge_sides(
         patients=len(np.unique(patients)),
         notes=tuple(notes),
     )
+
+
+def _fold_notes(sides: tuple[Side, Side], part: str) -> list[str]:
+    """What has to be known where a side is a cross-validation and part `calibrate` is judged."""
+    names = [side.name for side in sides if side.folds]
+    if part != "calibrate" or not names:
+        return []
+    notes = [
+        f"{' and '.join(names)}: each film is judged by the network that did not learn from it, one of the folds'; the "
+        "mean of all, which a bundle asks, is judged on part test alone."
+    ]
+    if len(names) == 1:
+        notes.append(
+            "Judged are the films of part calibrate alone: the networks without folds learned from the others."
+        )
+    return notes
 
 
 def _row(

@@ -84,8 +84,8 @@ class Bundle:
         return bool(self.description.get("consistency", False))
 
     def member_logits(self, films: np.ndarray) -> dict[str, np.ndarray]:
-        """N x H x W uint8 -> per finding N x members, as the networks say it; each network sees a film once."""
-        found = {one.slug: [np.zeros((0, len(one.members)))] for one in self.classifiers}
+        """N x H x W uint8 -> per finding N x columns, see `Classifier.columns`; each network sees a film once."""
+        found = {one.slug: [np.zeros((0, one.width))] for one in self.classifiers}
         for start in range(0, len(films), BATCH):
             batch = Films(films[start : start + BATCH], self.classifiers[0].device)
             for one in self.classifiers:

@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from models.files.layout import BundlePaths, json_text, parse_json, write_text
-from models.statistics.blending import GREEDY, MEAN_OF_RANKS, STACKING
+from models.statistics.blending import GREEDY, MEAN_OF_RANKS, STACKING, model_columns
 from orchestrator.storage.folder_swap import recover
 from pathologies.errors import InputError
 
 FORMAT = "hilum-bundle/1"
+GROUPS = "hilum-bundle/2"  # with models in groups, which a hilum that does not know them would weigh wrongly
 MOST_PIXELS, MOST_OUTPUTS = 8192, 4096  # of a side, of a network; more is a mistake, and memory that nobody has
 MEND = "Copy the bundle again, or make it anew."
 Rule = Callable[[Any, str], None]
@@ -70,10 +71,13 @@ def check_description(description: Mapping[str, Any], root: Path, name: str) -> 
     _require_format(description, name)
     _DESCRIPTION(description, name)
     findings = description["findings"]
+    if description["format"] == FORMAT != format_of(findings):
+        raise InputError(f"{name} has groups of models, which {FORMAT!r} does not know. {MEND}")
     for slug, entry in findings.items():
         where = f"{name}: findings.{slug}"
         if entry["operating_point"] not in entry["operating_points"]:
             raise InputError(f"{where} has no operating point {entry['operating_point']!r}, its default. {MEND}")
+        _check_groups(entry, where)
         _check_blend(entry, findings, where)
         for model in entry["models"]:
             if model.get("column", 0) >= (model.get("outputs") or 1):
@@ -81,9 +85,23 @@ def check_description(description: Mapping[str, Any], root: Path, name: str) -> 
             _require_inside(root / model["file"], root, f"{where}: {model['file']}")
 
 
+def format_of(findings: Mapping[str, Any]) -> str:
+    """The oldest format whose readers understand these entries."""
+    grouped = any("group" in model for entry in findings.values() for model in entry["models"])
+    return GROUPS if grouped else FORMAT
+
+
+def _check_groups(entry: Mapping[str, Any], where: str) -> None:
+    models = entry["models"]
+    for members in model_columns(models):
+        asked = {(models[one].get("copies", False), bool(models[one].get("outputs"))) for one in members}
+        if len(asked) > 1:
+            raise InputError(f"{where}: the models of group {models[members[0]]['group']} are of two kinds. {MEND}")
+
+
 def _check_blend(entry: Mapping[str, Any], findings: Mapping[str, Any], where: str) -> None:
     blend = entry.get("blend") or {"method": entry["combine"]}
-    columns = blend.get("inputs") or entry["models"]
+    columns = blend.get("inputs") or model_columns(entry["models"])
     unknown = [one for one in blend.get("inputs", ()) if one not in findings]
     if unknown:
         raise InputError(f"{where} is stacked from {unknown[0]!r}, which the bundle does not have. {MEND}")
@@ -94,8 +112,10 @@ def _check_blend(entry: Mapping[str, Any], findings: Mapping[str, Any], where: s
 
 
 def _require_format(description: Mapping[str, Any], name: str) -> None:
-    if description.get("format") != FORMAT:
-        raise InputError(f"{name} has format {description.get('format')!r}; this hilum reads {FORMAT!r}.")
+    if description.get("format") not in (FORMAT, GROUPS):
+        raise InputError(
+            f"{name} has format {description.get('format')!r}; this hilum reads {FORMAT!r} and {GROUPS!r}."
+        )
 
 
 def _require_inside(path: Path, root: Path, name: str) -> None:
@@ -231,6 +251,8 @@ _MODEL = record(
         "column": count,
         "outputs": maybe(outputs),
         "copies": flag,
+        "group": count,
+        "fold": record({"index": count, "of": count, "films_sha256": digest}),
         "snapshot": count,
         "standardise": text,
         "backbone_args": maybe(mapping),
