@@ -145,14 +145,18 @@ def test_wrong_requests(place, tmp_path):
     assert not (tmp_path / "new").exists()
 
 
-def test_the_command_prints_every_candidate_and_what_changed(place, tmp_path, capsys):
+def test_the_command_ends_with_one_table_and_writes_every_candidate_beside_it(place, tmp_path, capsys):
     words = ["ensemble", str(place / "better"), "--out", str(tmp_path / "new"), "--replace", str(place / "bundle")]
     app(args=[*words, "--targets", "pneumothorax"], prog_name="hilum", standalone_mode=False)
     shown = capsys.readouterr().out
-    assert "Every blend that was compared" in shown
-    assert "stacking" in shown
-    assert "isotonic" in shown
     assert "What the replacement changed" in shown
+    assert shown.rstrip().splitlines()[-5].startswith("on part calibrate, cross-validated")  # the last table
+    kept = (tmp_path / "new" / "comparisons.txt").read_text()
+    assert "Every blend that was compared" in kept
+    assert {"stacking", "isotonic"} <= set(kept.split())
+    assert kept.splitlines()[0] not in shown
+    app(args=[*words, "--targets", "pneumothorax", "-v"], prog_name="hilum", standalone_mode=False)
+    assert kept in capsys.readouterr().out
     with pytest.raises(ValueError, match="--consistency is a property of the whole bundle"):
         app(args=[*words, "--consistency"], prog_name="hilum", standalone_mode=False)
     with pytest.raises(ValueError, match="--refit-dependents belongs to --replace"):

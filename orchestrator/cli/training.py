@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 from typer import Argument, Option
 
-from orchestrator.cli.console import Board, errors, say, show_table
+from orchestrator.cli.console import Board, errors, output, say, show_table
 from orchestrator.cli.options import TRAIN, Findings, Targets, shown
 from orchestrator.storage.workspace import place
 
@@ -114,15 +114,30 @@ def ensemble(
         bool, Option("--refit-dependents", help="With --replace: fit the findings again that depend on the targets.")
     ] = False,
     force: Annotated[bool, Option("--force", help="Replace what is at --out also if it was adapted.")] = False,
+    verbose: Annotated[
+        bool, Option("-v", "--verbose", help="Also show every blend and calibration that was compared.")
+    ] = False,
 ) -> None:
     """Combine the networks of a run into one calibrated multi-label predictor."""
     given = locals()
+    del given["verbose"]
     from orchestrator import api
+    from orchestrator.ensembling.bundle_writing import COMPARISONS
+    from orchestrator.ensembling.replace import replacement_table
+    from orchestrator.ensembling.selection import comparisons_text
+    from orchestrator.storage.object_store import join
 
     description = api.build(**given)
-    show_bundle(description)
     for name, reason in description["left_out"].items():
         say(f"Left out: {name} ({reason})")
+    if verbose:
+        output.print(comparisons_text(description["findings"]), markup=False)
+    else:
+        say(f"What was compared, blend by blend and calibration by calibration: {join(str(out), COMPARISONS)}, or -v.")
+    if "replaced" in description:
+        show_table(*replacement_table(description), title="What the replacement changed")
+        output.print()
+    show_bundle(description)
     say(f"Next: hilum evaluate {out} DATASET --part test, or hilum predict {out} IMAGES --out predictions.csv")
 
 
@@ -169,17 +184,19 @@ def _together(networks: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def show_bundle(description: dict[str, Any]) -> None:
-    rows = []
+    """A row per finding: what it was fitted on and how good it is, each film judged by what did not see its patient."""
+    rows, folds = [], False
     for slug, entry in description["findings"].items():
         figures, point = entry["cross_validated"], entry["operating_points"][entry["operating_point"]]
         span = f"{figures['auc_low']:.3f} to {figures['auc_high']:.3f}" if "auc" in figures else figures["reason"]
+        folds = folds or any("fold" in model for model in entry["models"])
         rows.append([
             slug, len(entry["models"]), entry["counts"]["positives"], entry["counts"]["negatives"],
             figure(figures.get("auc")), span, figure(figures.get("ece")), entry["calibration"]["method"],
             f"{point['threshold']:.3f}" if point["useful"] else "no useful threshold",
         ])  # fmt: skip
     columns = (
-        "on part calibrate, cross-validated",
+        "on films out of fold, cross-validated" if folds else "on part calibrate, cross-validated",
         "networks",
         "positives",
         "negatives",
@@ -190,23 +207,9 @@ def show_bundle(description: dict[str, Any]) -> None:
         "threshold (F2)",
     )
     show_table(columns, rows)
-    show_choices(description)
-
-
-def show_choices(description: dict[str, Any]) -> None:
-    """All blends and calibrations that were compared, and what a replacement changed."""
-    from orchestrator.ensembling.replace import replacement_table
-    from orchestrator.ensembling.selection import choice_table
-
-    for stage in ("blend", "calibration"):
-        columns, rows = choice_table(description["findings"], stage)
-        if len(columns) > 2:
-            show_table(columns, rows, title=f"\nEvery {stage} that was compared; * is the one taken")
-    if "replaced" in description:
-        show_table(*replacement_table(description), title="\nWhat the replacement changed")
     weak = [slug for slug, entry in description["findings"].items() if entry.get("notes")]
     if weak:
-        say(f"Too few patients of a class in calibrate, so the simplest was taken without a choice: {', '.join(weak)}.")
+        say(f"Too few patients of a class to choose by, so the simplest was taken: {', '.join(weak)}.")
 
 
 def figure(value: float | None) -> str:

@@ -13,13 +13,23 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from models.files.layout import TEMPORARY_PREFIX, BundlePaths, publishing, read_json, write_json
+from models.files.layout import TEMPORARY_PREFIX, BundlePaths, publishing, read_json, write_json, write_text
+from orchestrator.ensembling.selection import comparisons_text
 from orchestrator.inference.bundle import answers, assemble, load_bundle, test_pattern
 from orchestrator.inference.bundle_description import write_description
 from orchestrator.storage.folder_swap import building, recover
 from pathologies.errors import InputError
 
-MADE = ("bundle.json", "bundle.sha256", "weights", "selftest", "adapted-*-films.csv", f"{TEMPORARY_PREFIX}*")
+COMPARISONS = "comparisons.txt"  # every blend and calibration that was compared, to read; bundle.json has them too
+MADE = (
+    "bundle.json",
+    "bundle.sha256",
+    "weights",
+    "selftest",
+    COMPARISONS,
+    "adapted-*-films.csv",
+    f"{TEMPORARY_PREFIX}*",
+)
 
 
 def check_goal(out: Path, run: Path, force: bool = False) -> None:
@@ -83,11 +93,14 @@ def _keep(source: str, goal: str) -> str:
 def finish(
     description: Mapping[str, Any], out: BundlePaths, kept: Mapping[str, Mapping[str, Any]] | None = None
 ) -> dict[str, Any]:
-    """Complete a bundle whose weights are there: the self-test, the seal, `bundle.json`; returns what it says.
+    """Complete a bundle whose weights are there: the self-test, the comparisons, the seal, `bundle.json`.
+
+    Returns what the last one says.
 
     kept: answers of the self-test by kind and finding that stay as an earlier bundle had them.
     """
     write_self_test(description, out, kept)
+    write_text(out.root / COMPARISONS, comparisons_text(description["findings"]))
     return write_description(description, out)
 
 

@@ -20,6 +20,7 @@ from models.statistics.blending import Blend
 from models.statistics.bootstrap import PatientBootstrap, interval, patient_folds
 from models.statistics.calibration import Calibration
 from models.statistics.sample_size import judge_sample_size
+from orchestrator.formatting import aligned
 
 CALIBRATIONS = ("platt", "temperature", "beta", "isotonic")  # the simplest that corrects both slope and prior first
 ROUNDING = 1e-9  # nats: two ways to the same answer differ by less
@@ -227,6 +228,16 @@ def choice_table(entries: Mapping[str, Mapping], stage: str) -> tuple[list[str],
         cells = [f"log loss {first['log_loss']:.4f}{_mark(first)}" if first else ""]
         rows.append([slug, *cells, *["" if row is None else _gain(row) for row in others]])
     return [f"{stage}: gain x 1000", *names], rows
+
+
+def comparisons_text(entries: Mapping[str, Mapping]) -> str:
+    """Both tables of candidates, as a bundle keeps them beside its description."""
+    told = []
+    for stage in ("blend", "calibration"):
+        columns, rows = choice_table(entries, stage)
+        if len(columns) > 2:
+            told.append(f"Every {stage} that was compared; * is the one taken\n{aligned(columns, rows)}\n")
+    return "\n".join(told) or "Nothing was compared: there are too few patients of a class, or one candidate each.\n"
 
 
 def _gain(row: Mapping) -> str:
