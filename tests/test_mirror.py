@@ -80,6 +80,7 @@ def test_with_an_outcome_goes_what_was_never_fetched_beside_it(store, tmp_path):
 
 def test_a_finished_run_is_read_without_checkpoints(store, tmp_path):
     target(tmp_path / "worker")
+    (tmp_path / "worker" / "branch.ckpt").write_bytes(b"of a shared network, where others go on")
     Mirror(store, tmp_path / "worker").push()
     names = Mirror(store, tmp_path / "reader", no_checkpoints).pull()
     assert sorted(names) == ["attempts/1/history.jsonl", "outcome.json", "weights.safetensors"]

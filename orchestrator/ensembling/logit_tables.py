@@ -133,7 +133,7 @@ def bundled_table(
             logits = out_of_fold(pieces, films) if "group" in asked[0] else pieces[0]
             columns.append(logits.reindex(films).rename(position))
         else:
-            held_out = _folds_again(asked, stored, dataset) if "group" in asked[0] else ()
+            held_out = _folds_again(asked, run, dataset) if "group" in asked[0] else ()
             columns.append(asked_table(asked, bundle.root, dataset, films, held_out)[0].rename(position))
     return pd.concat(columns, axis=1)
 
@@ -143,16 +143,24 @@ def _stored_model(paths: TargetPaths, model: Mapping[str, Any]) -> pd.Series:
     return _stored(paths, "calibrate", model.get("snapshot", 0), finding)
 
 
-def _folds_again(
-    models: Sequence[Mapping[str, Any]], stored: Sequence[TargetPaths | None], dataset: Dataset
-) -> list[pd.Index]:
-    """The films of each model's fold, which a bundle does not list: they are names of patients' films."""
-    if all(stored):
-        return [_stored_model(paths, model).index for paths, model in zip(stored, models, strict=True)]
-    raise InputError(
-        "The bundle's networks learned in folds, and which film was whose is in their run alone, which is not there or "
-        "was trained anew since. Make the bundle anew from a run with `hilum ensemble`."
-    )
+def _folds_again(models: Sequence[Mapping[str, Any]], run: RunPaths, dataset: Dataset) -> list[pd.Index]:
+    """The films of each model's fold. A bundle does not list them, as they are names of patients' films.
+
+    They follow from the data set. InputError where those are not the films that the networks were trained without.
+    """
+    from orchestrator.training.plan import read_material, usable_views
+    from orchestrator.training.recipe import fold_of_films
+
+    material = read_material(dataset.paths.root)
+    fold = fold_of_films(run, material, models[0]["fold"]["of"])
+    seen, names = usable_views(material.frame, models[0]["views"]), material.frame["image_id"].to_numpy(str)
+    found = [pd.Index(names[seen & (fold == model["fold"]["index"])]) for model in models]
+    if any(films_hash(films) != model["fold"]["films_sha256"] for films, model in zip(found, models, strict=True)):
+        raise InputError(
+            f"The bundle's networks learned in other folds than this data set's, and {run.root} does not have them any "
+            "more. Make the bundle anew from a run, with `hilum ensemble`."
+        )
+    return found
 
 
 def films_hash(films: pd.Index) -> str:

@@ -2,14 +2,16 @@
 
 In: trained networks of a run. Out: a Cost of one side of a comparison, and how two of them relate. Called by
 `orchestrator.evaluation.compare_runs`. A film that goes through a network once, forwards and backwards, is an image
-pass; passes times pixels stand for the arithmetic where both sides have the same backbone.
+pass; passes times pixels stand for the arithmetic where both sides have the same backbone. A network that branched out
+of a shared one has cost the shared one's epochs up to there too; they count once for all that branched.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from models.data.targets import Targets
-from models.files.layout import read_json, read_json_lines
+from models.files.layout import RunPaths, TargetPaths, read_json, read_json_lines
 from orchestrator.ensembling.members import Trained
 
 EQUAL = 1.1  # compute within this ratio is called equal
@@ -35,24 +37,30 @@ class Cost:
 
 def cost_of(members: Iterable[Trained]) -> Cost:
     """The cost of the networks behind these members."""
-    networks = {str(one.paths.root): one for one in members}.values()
-    passes, pixels, seconds = 0, 0, 0.0
-    for one in networks:
-        seen = _films(one) * one.outcome["epochs_trained"]
-        size = one.config["image_size"] or read_json(one.paths.config)["data"]["size"]
-        passes, pixels, seconds = passes + seen, pixels + seen * size**2, seconds + _seconds(one)
+    networks = {str(one.paths.root): one for one in members}
+    spent = {root: _Spent.of(one.paths, one.config, one.outcome["epochs_trained"]) for root, one in networks.items()}
+    for one in networks.values():
+        if _branched_at(one):
+            start = RunPaths(one.paths.root.parents[1]).shared(int(one.outcome["branched_from"]["job"].split("/")[1]))
+            if str(start.root) not in spent:
+                spent[str(start.root)] = _Spent.of(start, read_json(start.config)["config"], _branched_at(one))
     return Cost(
         networks=len(networks),
-        epochs=epochs_of(networks),
-        passes=passes,
-        pixels=pixels,
-        seconds=seconds,
-        backbones=tuple(sorted({one.config["backbone"] for one in networks})),
+        epochs=epochs_of(networks.values()),
+        passes=sum(one.passes for one in spent.values()),
+        pixels=sum(one.pixels for one in spent.values()),
+        seconds=sum(one.seconds for one in spent.values()),
+        backbones=tuple(sorted({one.config["backbone"] for one in networks.values()})),
     )
 
 
 def epochs_of(members: Iterable[Trained]) -> tuple[int, ...]:
-    return tuple(sorted({one.outcome["epochs_trained"] for one in members}))
+    """Of each network, those before it branched included."""
+    return tuple(sorted({one.outcome["epochs_trained"] + _branched_at(one) for one in members}))
+
+
+def _branched_at(one: Trained) -> int:
+    return (one.outcome.get("branched_from") or {"epoch": 0})["epoch"]
 
 
 def compute_ratio(first: Cost, second: Cost) -> tuple[float, str]:
@@ -81,12 +89,19 @@ def span_of(numbers: tuple[int, ...]) -> str:
     return str(numbers[0]) if len(numbers) == 1 else f"{numbers[0]} to {numbers[-1]}"
 
 
-def _films(one: Trained) -> int:
-    """Films in one of its epochs; the last batch is filled up."""
-    films, batch = Targets.load(one.paths.targets).epoch_films, one.config["batch_size"]
-    return -(-films // batch) * batch
+@dataclass(frozen=True, kw_only=True)
+class _Spent:
+    """On one training, or its first epochs."""
 
+    passes: int
+    pixels: int
+    seconds: float
 
-def _seconds(one: Trained) -> float:
-    attempt = one.paths.newest_attempt()
-    return sum(row["seconds"] for row in read_json_lines(attempt.history)) if attempt else 0.0
+    @classmethod
+    def of(cls, paths: TargetPaths, config: Mapping[str, Any], epochs: int) -> "_Spent":
+        films, batch = Targets.load(paths.targets).epoch_films, config["batch_size"]
+        passes = -(-films // batch) * batch * epochs  # the last batch of an epoch is filled up
+        size = config["image_size"] or read_json(paths.config)["data"]["size"]
+        attempt = paths.newest_attempt()
+        history = read_json_lines(attempt.history)[:epochs] if attempt else []
+        return cls(passes=passes, pixels=passes * size**2, seconds=sum((row["seconds"] for row in history), 0.0))

@@ -40,8 +40,8 @@ def small_files(name: str) -> bool:
 
 
 def no_checkpoints(name: str) -> bool:
-    """What is read of a finished run: attempts only tell their history."""
-    return "attempts/" not in name or name.endswith(SMALL)
+    """What is read of a finished run: attempts only tell their history, and nothing goes on from a shared network."""
+    return ("attempts/" not in name and not name.endswith(".ckpt")) or name.endswith(SMALL)
 
 
 def no_networks(name: str) -> bool:
