@@ -204,8 +204,9 @@ def _fold_notes(sides: tuple[Side, Side], part: str) -> list[str]:
     names = [side.name for side in sides if side.folds]
     if part != "calibrate" or not names:
         return []
+    films = "each film of train, select and calibrate" if len(names) == 2 else "each film"
     notes = [
-        f"{' and '.join(names)}: each film is judged by the network that did not learn from it, one of the folds'; the "
+        f"{' and '.join(names)}: {films} is judged by the network that did not learn from it, one of the folds'; the "
         "mean of all, which a bundle asks, is judged on part test alone."
     ]
     if len(names) == 1:

@@ -8,7 +8,7 @@ from orchestrator.evaluation.compare_runs import NO_DIFFERENCE, SIGNIFICANT, Run
 from orchestrator.evaluation.training_cost import compute_ratio, relation
 
 ON = {
-    "calibrate": "No network has learned from these films or been chosen on them.",
+    "calibrate": "No network is judged on films that it has learned from or was chosen on.",
     "test": "This reading of the test labels is logged in test_reads.jsonl.",
     "select": "The epoch of every network was chosen on these very films: both figures flatter.",
 }
