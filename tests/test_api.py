@@ -33,7 +33,7 @@ from tests.small_run import SETTINGS, train_inline
 
 NAMES = ["compare", "ensemble", "evaluate", "load_bundle", "predict", "prepare", "train", "tune"]
 COMMANDS = typer.main.get_command(app).commands
-SHOWING = {"json", "help"}  # options that say what the command prints
+SHOWING = {"json", "help", "verbose"}  # options that say what the command prints
 OWN = {"progress", "further"}
 
 

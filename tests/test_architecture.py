@@ -72,9 +72,7 @@ circle: orchestrator.datasets.prepare
 order: models.training.distributed -> models.process.job
 order: models.training.loop -> models.process.signals
 order: orchestrator.ensembling.adapt_report -> orchestrator.evaluation.scoring
-order: orchestrator.ensembling.replace -> orchestrator.training.plan
 order: orchestrator.ensembling.site_data -> orchestrator.evaluation.alignment
-order: orchestrator.evaluation.evaluate_bundle -> orchestrator.training.plan
 order: orchestrator.storage.staging -> orchestrator.inference.bundle_description
 order: orchestrator.storage.workspace -> orchestrator.training.ray_session
 order: orchestrator.training.backbones -> orchestrator.cluster.package

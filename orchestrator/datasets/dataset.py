@@ -125,3 +125,8 @@ def _require_hash(path: Path, expected: str) -> None:
             f"{path} was changed after it was prepared (SHA-256 {found[:12]}, the manifest says {expected[:12]}). "
             "Copy or prepare the data again."
         )
+
+
+def usable_views(frame: pd.DataFrame, views: str) -> np.ndarray:
+    """Which films a network of these views takes. A film of unknown view is taken by `all` only."""
+    return np.ones(len(frame), bool) if views == "all" else (frame["view"] == views).to_numpy()

@@ -21,7 +21,8 @@ import pandas as pd
 from models.data.targets import PARTS, Targets
 from models.files.layout import RESERVED_SLUGS, BundlePaths, RunPaths, TargetPaths, read_json
 from models.statistics.blending import align_folds, model_columns
-from orchestrator.datasets.dataset import Dataset
+from orchestrator.datasets.dataset import Dataset, usable_views
+from orchestrator.datasets.folds import fold_of_films
 from orchestrator.ensembling.members import Trained, column_name, columns_of, hash_of
 from pathologies.errors import InputError
 from pathologies.table_files import read_parquet_file
@@ -148,12 +149,9 @@ def _folds_again(models: Sequence[Mapping[str, Any]], run: RunPaths, dataset: Da
 
     They follow from the data set. InputError where those are not the films that the networks were trained without.
     """
-    from orchestrator.training.plan import read_material, usable_views
-    from orchestrator.training.recipe import fold_of_films
-
-    material = read_material(dataset.paths.root)
-    fold = fold_of_films(run, material, models[0]["fold"]["of"])
-    seen, names = usable_views(material.frame, models[0]["views"]), material.frame["image_id"].to_numpy(str)
+    frame, folds = dataset.read_labels_frame(), models[0]["fold"]["of"]
+    fold = fold_of_films(dataset, folds, run.folds(folds))
+    seen, names = usable_views(frame, models[0]["views"]), frame["image_id"].to_numpy(str)
     found = [pd.Index(names[seen & (fold == model["fold"]["index"])]) for model in models]
     if any(films_hash(films) != model["fold"]["films_sha256"] for films, model in zip(found, models, strict=True)):
         raise InputError(

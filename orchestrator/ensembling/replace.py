@@ -19,6 +19,7 @@ import pandas as pd
 from models.files.layout import BundlePaths, RunPaths, publishing, read_json
 from models.statistics.blending import LEARNED, Blend
 from models.statistics.bootstrap import PatientBootstrap, paired_difference
+from orchestrator.datasets.dataset import usable_views
 from orchestrator.ensembling import build
 from orchestrator.ensembling.build import Material
 from orchestrator.ensembling.bundle_writing import check_goal, finish, new_bundle
@@ -217,8 +218,6 @@ def _old_table(parts: Parts, slug: str) -> pd.DataFrame:
 
     Networks of folds were fitted on all parts but test.
     """
-    from orchestrator.training.plan import usable_views
-
     entry, dataset, frame = parts.old["findings"][slug], parts.material.dataset, parts.material.frame
     where, model = dataset.parts(), entry["models"][0]
     fitted = (where != "test") if "group" in model else (where == "calibrate")

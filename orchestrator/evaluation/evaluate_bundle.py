@@ -19,7 +19,7 @@ import pandas as pd
 
 from models.files.layout import BundlePaths, RunPaths, publishing, read_json_lines, to_plain, write_json, write_text
 from models.statistics.metrics import sigmoid
-from orchestrator.datasets.dataset import Dataset, load_dataset
+from orchestrator.datasets.dataset import Dataset, load_dataset, usable_views
 from orchestrator.evaluation.conformal_coverage import coverage_notes, coverage_table, measure_coverage
 from orchestrator.evaluation.plots import FindingCurves, draw_finding, draw_overview
 from orchestrator.evaluation.scoring import (
@@ -40,7 +40,6 @@ from orchestrator.inference.films import BATCH
 from orchestrator.inference.identity import LEVELS
 from orchestrator.storage.object_store import is_remote, join
 from orchestrator.storage.workspace import append_line, origin_of
-from orchestrator.training.plan import usable_views
 from pathologies.errors import InputError
 from pathologies.findings.catalog import load_catalog
 from pathologies.labels.contract import LabelContract

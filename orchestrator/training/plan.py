@@ -16,6 +16,7 @@ from typing import Any
 from models.config import RECIPE_VERSION, TrainConfig, build_config
 from models.files.layout import RunPaths, TargetPaths, read_json, remove_folder, write_json
 from orchestrator.datasets.dataset import Dataset, load_dataset
+from orchestrator.datasets.folds import fold_of_films
 from orchestrator.storage.workspace import address
 from orchestrator.training.backbones import require_backbone, require_films
 from orchestrator.training.batch_backoff import as_reduced
@@ -33,7 +34,6 @@ from orchestrator.training.recipe import (
     Recipe,
     chooses_epochs,
     decided_recipe,
-    fold_of_films,
     write_folds,
 )
 from orchestrator.training.shared_start import (
@@ -78,7 +78,7 @@ def plan_run(
     given = [request.settings, *request.member_settings.values()]
     recipe, planned = decided_recipe(request.start, request.folds, given, run, material), read_planned(run)
     if recipe.folds > 1:
-        number = fold_of_films(run, material, recipe.folds)
+        number = fold_of_films(material.dataset, recipe.folds, run.folds(recipe.folds))
         material = dataclasses.replace(material, folds={recipe.folds: number})
     jobs = _asked_for(request, recipe, material, slugs, tuned, (device, card))
     here = request.inline or own_cluster(request.address)  # a cluster's machines may see files that this one does not

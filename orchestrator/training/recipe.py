@@ -1,23 +1,20 @@
 """The recipe of a run: do the findings' networks start from a shared one, and in how many folds are they trained?
 
 In: what was asked for, what the run's plan says, the data set. Out: the start, the number of folds, one line that tells
-what was decided here; the fold of every film. Called by the planner of a run. What was decided once stays with the run,
-so that the same command goes on as it began.
+what was decided here; the folds written into the run. Called by the planner of a run. What was decided once stays with
+the run, so that the same command goes on as it began.
 """
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from models.config import TrainConfig
 from models.files.layout import RunPaths, read_json, write_text
 from orchestrator.training.target_files import Material
 from pathologies.errors import InputError
-from pathologies.splits.assignment import assign_folds
-from pathologies.splits.duplicates import find_duplicates
 
 SCRATCH, SHARED_START = "scratch", "shared"
 DECIDE, DECIDE_FOLDS = "auto", 0
@@ -117,28 +114,6 @@ def _told(start: str, folds: int, films: int, before: bool) -> str:
     parts = f"{folds} folds of the {films:,} films that are not test" if folds > 1 else "without folds"
     other = "--from-scratch" if start == SHARED_START else "--from-shared"
     return f"Recipe{' of this run' if before else ''}: {first}, {parts}. Otherwise: {other}, --folds."
-
-
-def fold_of_films(run: RunPaths, material: Material, folds: int) -> np.ndarray:
-    """The fold, from 0, of every film of the data set; -1 in test. Written into the run once, and read from then on.
-
-    Patients that share a film, identical or nearly so, are held out together.
-    """
-    path, names = run.folds(folds), material.frame["image_id"].to_numpy(str)
-    if path.exists():
-        table = pd.read_csv(path, dtype="str", keep_default_na=False)
-        known = [str(number) for number in range(-1, folds)]
-        if table["image_id"].tolist() == names.tolist() and table["fold"].isin(known).all():
-            return table["fold"].to_numpy(int)
-        raise InputError(f"{path} is damaged: it does not name the data set's films. Remove it; it is written again.")
-    here = np.flatnonzero(material.parts != "test")
-    place = np.full(len(names), -1)
-    place[here] = np.arange(len(here))
-    same = place[find_duplicates(material.dataset.images())[["first", "second"]].to_numpy(int)]
-    findings = material.dataset.manifest["findings"]
-    number = np.full(len(names), -1)
-    number[here] = assign_folds(material.frame.iloc[here], findings, folds, same=same[(same >= 0).all(axis=1)])
-    return number
 
 
 def write_folds(run: RunPaths, material: Material) -> None:

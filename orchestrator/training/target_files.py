@@ -18,7 +18,7 @@ import pandas as pd
 from models.config import TrainConfig
 from models.data.targets import PARTS, Targets
 from models.files.layout import TargetPaths
-from orchestrator.datasets.dataset import Dataset
+from orchestrator.datasets.dataset import Dataset, usable_views
 from pathologies.findings.pathology import Pathology
 from pathologies.findings.policy import LabelPolicy
 from pathologies.labels.contract import LabelContract, training_contract
@@ -150,8 +150,3 @@ def sampler_weights(
     elif config.sampler == "label_vector":
         weights[here] = vector_weights(frame.loc[here, findings].to_numpy(np.float32), config.sampler_minimum)
     return weights
-
-
-def usable_views(frame: pd.DataFrame, views: str) -> np.ndarray:
-    """Which films a network of these views takes. A film of unknown view is taken by `all` only."""
-    return np.ones(len(frame), bool) if views == "all" else (frame["view"] == views).to_numpy()
