@@ -261,7 +261,7 @@ def test_another_number_of_folds_is_a_change(dataset, tmp_path):
 def test_the_folds_of_a_run_are_written_once(dataset, tmp_path, monkeypatch):
     plan(dataset, tmp_path, targets=("edema",), folds=3)
     before = RunPaths(tmp_path).folds(3).read_bytes()
-    monkeypatch.setattr("orchestrator.training.recipe.assign_folds", None)  # whatever a later version would assign
+    monkeypatch.setattr("orchestrator.datasets.folds.assign_folds", None)  # whatever a later version would assign
     plan(dataset, tmp_path, targets=("pneumonia",), folds=3)
     assert RunPaths(tmp_path).folds(3).read_bytes() == before
     RunPaths(tmp_path).folds(3).write_bytes(before[:100])

@@ -14,7 +14,7 @@ from models.data.loading import Pixels
 from models.data.targets import Targets
 from models.files.layout import AttemptPaths, TargetPaths, read_json, read_json_lines, write_json
 from models.process.job import run_job
-from models.training.distributed import Ranks, _group, share_statistics
+from models.training.distributed import Ranks, process_group, share_statistics
 from models.training.loop import Task, train_step
 from models.training.optimisation import assemble
 from orchestrator.training.resources import with_ranks
@@ -54,7 +54,7 @@ def one_step(folder, ranks: int, others: bool) -> dict[str, torch.Tensor]:
 
 def ranked_step(rank: int, folder, others: bool) -> None:
     config = dataclasses.replace(CONFIG, ranks=2)
-    with _group(folder, config, rank):
+    with process_group(folder, config, rank):
         torch.save(one_step(folder, 2, others), folder / f"{rank}.pt")
 
 

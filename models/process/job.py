@@ -216,7 +216,7 @@ def open_task(
         on_batch=guards.sign_of_life if guards else None,
     )
     targets = Targets.load(paths.targets)
-    further = {"wish": guards.wish, "retry": guards.retry} if guards else {}
+    further = {"stop": guards.stop, "retry": guards.retry} if guards else {}
     further["branch"] = branch_file(config.init, paths) if config.init else None
     return Task(config=config, targets=targets, pixels=pixels, paths=attempt, still_wanted=still_wanted, **further)
 

@@ -23,7 +23,6 @@ from models.data.targets import Targets
 from models.files.checksummed import weights_bytes
 from models.files.layout import AttemptPaths, append_json_line, read_json_lines, write_text
 from models.network.normalisation import with_film_area
-from models.process.signals import Interrupted
 from models.training.augment import augment, mixup
 from models.training.branch import begin, branch_facts, keep_branch, require_columns
 from models.training.checkpoint import Progress, checkpoint_bytes, load_checkpoint, write_checkpoint
@@ -31,6 +30,7 @@ from models.training.device import autocast
 from models.training.optimisation import Machine, assemble, freeze, place_in_schedule, set_learning_rate, update_average
 from models.training.selection import NeverPositive, selection_rule, shared_summary, summary
 from models.training.snapshots import drop_snapshots, keep_snapshot, snapshot_facts
+from models.training.stop_request import Interrupted
 from models.training.task import Task
 
 log = logging.getLogger(__name__)
@@ -108,10 +108,10 @@ def train_epoch(task: Task, machine: Machine, progress: Progress, positions: np.
             _require_scale(machine, progress)
         task.still_wanted()
         due = time.monotonic() - saved > 60 * config.checkpoint_minutes and progress.step < steps
-        if whole and (due or task.wish):
+        if whole and (due or task.stop):
             _collect(progress, losses, logits, started)
             _save(task, machine, progress)
-            task.wish.check()
+            task.stop.check()
             saved = started = time.monotonic()
     _collect(progress, losses, logits, started)
 

@@ -9,7 +9,7 @@ from models.data.loading import Pixels
 from models.data.targets import Targets
 from models.files.layout import AttemptPaths, write_bytes
 from models.files.retry import Retry
-from models.process.signals import Wish
+from models.training.stop_request import StopRequest
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,7 +21,7 @@ class Task:
     pixels: Pixels
     paths: AttemptPaths
     still_wanted: Callable[[], None]  # raises when this process should end: its parent is gone, or it was superseded
-    wish: Wish = field(default_factory=Wish)  # set when the process was asked to end: checkpoint first
+    stop: StopRequest = field(default_factory=StopRequest)  # set when the process was asked to end: checkpoint first
     retry: Retry = field(default_factory=Retry)  # with a disk that does not take a file
     branch: Path | None = None  # the state of a shared network that this training goes on from; it need not exist
 
@@ -31,7 +31,7 @@ class Task:
         def on_batch(before: Callable[[], None] | None = self.pixels.on_batch) -> None:
             if before:
                 before()
-            self.wish.check()
+            self.stop.check()
 
         return replace(self, pixels=replace(self.pixels, on_batch=on_batch))
 
