@@ -18,6 +18,7 @@ from torch.nn import functional
 
 from models.data.loading import normalise
 from models.network.builder import build_network
+from models.network.encoder import Head, build_encoder
 from models.statistics.blending import Blend, model_columns
 from models.statistics.calibration import Calibration
 from pathologies.errors import InputError
@@ -35,14 +36,21 @@ class Member:
     size: int  # pixels
     column: int = 0  # which output, of a network that answers for several findings
     copies: bool = False  # the mean over shifted and zoomed copies of the film instead of the film itself
+    head: Head | None = None  # the network is a frozen encoder, and this makes logits of its features
+    pixels: tuple[float, float] | None = None  # mean and spread of the encoder's films; none: the bundle's
 
     def answer(self, batch: Tensor) -> np.ndarray:
-        """N x 1 x size x size normalised films -> N logits, of a shared network N x outputs."""
+        """N x 1 x size x size normalised films -> looks x N logits, of a shared network looks x N x outputs, of an
+        encoder looks x N x features. A look is the film, or one of its copies.
+        """
         looks = [moved(batch, copy) for copy in COPIES] if self.copies else [batch]
-        return np.mean([self.network(look).float().cpu().numpy().astype(np.float64) for look in looks], axis=0)
+        return np.stack([self.network(look).float().cpu().numpy() for look in looks])
 
     def logits_of(self, answer: np.ndarray) -> np.ndarray:
         """N logits of this member's finding."""
+        if self.head is not None:
+            answer = self.head(torch.from_numpy(answer).flatten(0, 1)).numpy().reshape(answer.shape[:2])
+        answer = np.mean(answer, axis=0, dtype=np.float64)
         return answer if answer.ndim == 1 else answer[:, self.column]
 
 
@@ -53,13 +61,13 @@ class Films:
         self.count = len(films)
         self.pixels = torch.from_numpy(np.array(films)).to(device)  # a copy: a read-only map's films are not writable
         self.batches: dict[tuple[float, float, int], Tensor] = {}
-        self.answers: dict[tuple[int, int, bool], np.ndarray] = {}
+        self.answers: dict[tuple[int, tuple[float, float, int], bool], np.ndarray] = {}
 
     def logits(self, member: Member, mean: float, std: float) -> np.ndarray:
         """N logits of a member."""
-        asked = (id(member.network), member.size, member.copies)
+        place = (*(member.pixels or (mean, std)), member.size)
+        asked = (id(member.network), place, member.copies)
         if asked not in self.answers:
-            place = (mean, std, member.size)
             if place not in self.batches:
                 self.batches[place] = normalise(self.pixels, *place)
             self.answers[asked] = member.answer(self.batches[place])
@@ -146,18 +154,7 @@ def load_classifier(
     `networks` holds those that are read already, by file, and takes the further ones.
     """
     networks = {} if networks is None else networks
-    for model in entry["models"]:
-        if model["file"] not in networks:  # a film and its copies are asked of the same network
-            networks[model["file"]] = read_network(folder / model["file"], model, device)
-    members = tuple(
-        Member(
-            network=networks[model["file"]],
-            size=model["image_size"],
-            column=model.get("column", 0),
-            copies=model.get("copies", False),
-        )
-        for model in entry["models"]
-    )
+    members = tuple(_member(model, folder, device, networks) for model in entry["models"])
     return Classifier(
         slug=slug,
         members=members,
@@ -171,21 +168,55 @@ def load_classifier(
     )
 
 
+def _member(model: Mapping[str, Any], folder: Path, device: str, networks: dict[str, nn.Module]) -> Member:
+    """A network is read once, for a film and its copies, for all findings that share it, for all heads on it."""
+    encoder = model.get("encoder")
+    file = encoder["file"] if encoder else model["file"]
+    if file not in networks:
+        networks[file] = read_network(folder / file, model, device)
+    if encoder and model["file"] not in networks:
+        networks[model["file"]] = _read_head(folder / model["file"], model)
+    return Member(
+        network=networks[file],
+        size=model["image_size"],
+        column=model.get("column", 0),
+        copies=model.get("copies", False),
+        head=networks[model["file"]] if encoder else None,
+        pixels=(encoder["pixel_mean"], encoder["pixel_std"]) if encoder else None,
+    )
+
+
+def _read_head(path: Path, model: Mapping[str, Any]) -> Head:
+    head = Head(model["head"]["features"], model["head"]["hidden"])
+    _fill(head, path, model["sha256"])
+    return head.eval().requires_grad_(False)
+
+
 def read_network(path: Path, model: Mapping[str, Any], device: str) -> nn.Module:
     """A network from its weight file.
 
-    `model` has its backbone and the arguments of it, its outputs if shared, and the file's sha256.
+    `model` has its backbone and the arguments of it, its outputs if shared, and the file's sha256; of a head that of
+    its encoder, which is the network.
     """
+    standardise = model.get("standardise", "dataset")  # bundles of before know no other
+    args = model.get("backbone_args")  # bundles of before have none
+    if model.get("encoder"):
+        network = build_encoder({"name": model["backbone"], "args": args}, standardise)
+        _fill(network, path, model["encoder"]["sha256"])
+    else:
+        network = build_network(model["backbone"], outputs=model.get("outputs"), standardise=standardise, args=args)
+        _fill(network, path, model["sha256"])
+    return network.to(device, memory_format=torch.channels_last).eval()
+
+
+def _fill(network: nn.Module, path: Path, sha256: str) -> None:
+    """The weights of the file. Errors: FileNotFoundError; InputError where it is another file or network's."""
     if not path.is_file():
         raise FileNotFoundError(f"The bundle lacks {path}. Copy the whole folder, weights included.")
     data = path.read_bytes()
-    if hashlib.sha256(data).hexdigest() != model["sha256"]:
+    if hashlib.sha256(data).hexdigest() != sha256:
         raise InputError(f"{path} is not the file that the bundle was made with (its hash differs). Copy it again.")
-    standardise = model.get("standardise", "dataset")  # bundles of before know no other
-    args = model.get("backbone_args")  # bundles of before have none
-    network = build_network(model["backbone"], outputs=model.get("outputs"), standardise=standardise, args=args)
     try:
         network.load_state_dict(load(data))
     except RuntimeError as error:
         raise InputError(f"{path} does not fit the network that its description names: {error}") from error
-    return network.to(device, memory_format=torch.channels_last).eval()

@@ -25,10 +25,13 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
     "schedule": ("one_cycle", "cosine", "cyclic", "constant"),
     "reduction": ("mean", "sum"),
     "sampler": ("natural", "balanced", "label_vector"),
+    "pooling": ("avg", "max", "lse", "attention"),
     "precision": ("auto", "fp32", "bf16", "fp16"),
     "standardise": ("dataset", "film_inside", "local_inside", "film", "local"),
     "epoch_choice": ("best", "last"),
 }
+STRIDES = (8, 16, 32)  # that timm's networks can be built with
+HEAD_KINDS = ("linear", "hidden")  # kinds of heads on a frozen encoder: a linear layer, one hidden layer
 AT_LEAST: Mapping[str, float] = {
     "epochs": 1,
     "batch_size": 2,  # batch normalisation needs two
@@ -65,7 +68,8 @@ SHARES = ("dropout", "label_smoothing", "augment_probability", "warmup", "scalin
 # normalisation; samplers weigh the films that are drawn, and label_vector draws its minimum. A training keeps its own.
 RECIPE_VERSION = 2
 # Fields that a run of before may not know: at their default they leave its digest, and so its networks, as they are.
-LATER = ("snapshots", "standardise", "recipe_version", "epoch_choice", "branch_epoch", "others_weight", *KINDS)
+LATER = ("snapshots", "standardise", "recipe_version", "epoch_choice", "branch_epoch", "others_weight", "pooling",
+         "output_stride", *KINDS)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,6 +102,8 @@ class TrainConfig:
     sampler: str = "natural"  # natural, balanced (both classes alike), label_vector (rare combinations more often)
     sampler_minimum: int = 20  # label_vector: draws an epoch of every rarer combination of findings; lengthens it
     dropout: float = 0.0  # before the last layer
+    pooling: str = "avg"  # of the last map: avg (the backbone's own), max, lse, attention
+    output_stride: int | None = None  # pixels of a film per place of the last map: 8, 16, 32; none: the backbone's own
     rotation: float = 7.0  # augmentation: largest angle in degrees
     translation: float = 0.06  # augmentation: largest shift as a share of the side
     scaling: float = 0.1  # augmentation: sizes from 1 - x to 1 + x
@@ -152,6 +158,8 @@ class TrainConfig:
             raise InputError(f"recipe_version={self.recipe_version} is newer than {RECIPE_VERSION}: update hilum")
         if not 0 < self.start_size <= 1:
             raise InputError(f"start_size={self.start_size} must lie above 0 and at most at 1")
+        if self.output_stride not in (None, *STRIDES):
+            raise InputError(f"output_stride={self.output_stride} is not one of: {', '.join(map(str, STRIDES))}, none")
         if self.device.partition(":")[0] not in ("auto", "cpu", "cuda"):
             raise InputError(f"device={self.device!r} is not one of: auto, cpu, cuda, cuda:0, cuda:1, ...")
         if self.positive_weight not in ("none", "balanced") and not _is_positive(self.positive_weight):

@@ -77,9 +77,10 @@ def prepare(
 def train(
     dataset: Place, *, out: Place, targets: Words = (), set: Settings = None, members: int = 1,
     member_set: Mapping[int, Mapping[str, Any]] | Iterable[str] | None = None, inline: bool = False,
-    address: str | None = None, gpus_per_target: float | str | None = None, shared: bool = False, force: bool = False,
-    tuned: Place | None = None, findings: Path | str | None = None, folds: int | str = "auto",
-    from_scratch: bool | None = None, progress: Progress = True, **further: Any,
+    address: str | None = None, gpus_per_target: float | str | None = None, shared: bool = False, heads: bool = False,
+    head: Words = "linear", encoder: str = "", force: bool = False, tuned: Place | None = None,
+    findings: Path | str | None = None, folds: int | str = "auto", from_scratch: bool | None = None,
+    progress: Progress = True, **further: Any,
 ) -> Result:  # fmt: skip
     """Train one network per finding and member, each in a process of its own; with `shared`, one for all: a run.
 
@@ -88,6 +89,8 @@ def train(
     (`hilum settings` lists them). inline: in this process, without Ray. gpus_per_target: a number, or "auto". A
     training that fails is no error: the table has a row per training, its `status` "ok" or another, and why in `error`;
     `details` has the outcomes, `notes` what to do. `further`: fields of TrainRequest.
+    heads: fit heads on the features of a frozen encoder (`hilum embed`) instead; head: "linear", "hidden"; encoder: the
+    features' name, where the data set has several.
     """
     import pandas as pd
 
@@ -98,12 +101,16 @@ def train(
     from orchestrator.training.resources import parse_share, with_ranks
 
     require_at_least(members=(members, 1))
+    if encoder and not heads:
+        raise InputError("encoder belongs to heads. What a network starts from is set: pretrained=... or init=...")
     share = parse_share(None if gpus_per_target is None else str(gpus_per_target))
+    share = 0.0 if heads and share is None else share
     request = partial(
         TrainRequest, targets=values.read_words(targets), members=members,
         settings=with_ranks(values.read_settings(set), share), member_settings=values.read_member_settings(member_set),
         inline=inline, address=address, gpus_per_target=share, shared=shared, force=force, findings=_path(findings),
-        folds=asked_folds(folds), start=asked_start(from_scratch), **further,
+        folds=asked_folds(folds), start=asked_start(from_scratch),
+        heads=values.read_words(head) if heads else (), encoder=encoder, **further,
     )  # fmt: skip
     place, tuned = place_of(out), place_of(tuned)
     with (

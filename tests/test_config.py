@@ -38,6 +38,8 @@ def test_an_unknown_name_gives_the_nearest():
         ("epoch_choice=middle", "not one of: best, last"),
         ("branch_epoch=12", "of 12 epochs: at least one must be left"),
         ("others_weight=1.5", "between 0 and 1"),
+        ("pooling=mean", "not one of: avg, max, lse, attention"),
+        ("output_stride=4", "not one of: 8, 16, 32, none"),
     ],
 )
 def test_a_bad_value_is_a_sentence(word, message):
@@ -68,6 +70,7 @@ def test_a_later_field_at_its_default_leaves_the_digest_alone():
     config = TrainConfig()
     assert config.digest() == "b6f7233d8d5ad494", "what finished runs have in their plan"
     others = {"snapshots": 3, "standardise": "film", "recipe_version": 2, "epoch_choice": "last", "branch_epoch": 3}
+    others |= {"pooling": "max", "output_stride": 16}
     for name in LATER:
         assert dataclasses.replace(config, **{name: others.get(name, 0.25)}).digest() != config.digest(), name
 

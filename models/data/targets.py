@@ -27,6 +27,7 @@ class Targets:
     the file was written before epochs of that sampler were as long as its minimum needs (recipe_version 1).
     own: the column that the network is for, where it learns the others beside it only to learn that one better. It
     learns from the films whose own target is known, and is judged, drawn and published by that column.
+    fold: of a head, for the choice of its penalty, which fold each film's patient is in; empty for a network.
     """
 
     row: np.ndarray  # int64
@@ -38,6 +39,7 @@ class Targets:
     slugs: np.ndarray = field(default_factory=lambda: np.zeros(0, "S1"))  # bytes: of the columns; empty for a vector
     combination: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int32))
     own: int = -1  # -1: none, all columns count alike
+    fold: np.ndarray = field(default_factory=lambda: np.zeros(0, np.uint8))
 
     def __post_init__(self) -> None:
         if self.own >= 0 and not (self.value.ndim == 2 and self.own < self.value.shape[1]):
@@ -50,7 +52,8 @@ class Targets:
         return cls(**arrays | {"own": int(arrays.get("own", -1))})
 
     def save(self, path: Path) -> None:
-        names = [name for name in self.__dataclass_fields__ if name != "own" or self.own >= 0]
+        left_out = {"own": self.own < 0, "fold": not len(self.fold)}  # as files of before, where they say nothing
+        names = [name for name in self.__dataclass_fields__ if not left_out.get(name)]
         with publishing(path) as temporary:
             np.savez_compressed(temporary, **{name: getattr(self, name) for name in names})
 

@@ -71,11 +71,17 @@ def require_weights(path: Path) -> None:
 
 
 def verify_images(dataset: DatasetPaths, manifest: Mapping[str, Any], sign_of_life: Callable[[], None]) -> None:
-    """Hash `images.u8`, once per machine and file: a large one takes a while, so the result is stamped, and processes
-    that start together wait for the first. Errors: InputError where the file is not what the manifest says.
+    """`verify_file` for `images.u8`."""
+    advice = "Copy it again, or prepare the data set again in a new folder."
+    verify_file(dataset.images, manifest["images_sha256"], ("prepared", "the manifest", advice), sign_of_life)
+
+
+def verify_file(path: Path, expected: str, words: tuple[str, str, str], sign_of_life: Callable[[], None]) -> None:
+    """Hash a file, once per machine and file: a large one takes a while, so the result is stamped, and processes that
+    start together wait for the first. Errors: InputError where it is another one; `words` of it: how it was made, what
+    has its hash, and what to do.
     """
-    expected = manifest["images_sha256"]
-    stamp = _verified_stamp(dataset.images, expected)
+    stamp = _verified_stamp(path, expected)
     if stamp.exists() and stamp.stat().st_size:
         return
     stamp.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -83,11 +89,12 @@ def verify_images(dataset: DatasetPaths, manifest: Mapping[str, Any], sign_of_li
         fcntl.flock(stream, fcntl.LOCK_EX)
         if stamp.stat().st_size:  # another process has just done it
             return
-        found = _file_hash(dataset.images, sign_of_life)
+        found = _file_hash(path, sign_of_life)
         if found != expected:
+            made, source, advice = words
             raise InputError(
-                f"{dataset.images} was changed after it was prepared (SHA-256 {found[:12]}, the manifest says "
-                f"{expected[:12]}). Copy it again, or prepare the data set again in a new folder."
+                f"{path} was changed after it was {made} (SHA-256 {found[:12]}, {source} says {expected[:12]}). "
+                f"{advice}"
             )
         stream.write(f"{found}\n")
 

@@ -19,7 +19,7 @@ from pathologies.errors import InputError
 
 TEMPORARY_PREFIX = ".tmp-"
 # Folders of a run that are no finding; a user's own finding may not take their names.
-RESERVED_SLUGS = ("shared", "trials", "tuned")
+RESERVED_SLUGS = ("shared", "trials", "tuned", "heads")
 
 
 @contextlib.contextmanager
@@ -198,6 +198,20 @@ class DatasetPaths(_Folder):
     shards = _below("shards")
     lock = _below("shards/lock")
     merging = _below("merging.lock")
+    all_features = _below("features")  # of frozen encoders, a folder for each
+
+    def features(self, digest: str) -> "FeaturePaths":
+        return FeaturePaths(self.all_features / digest)
+
+
+class FeaturePaths(_Folder):
+    """What a frozen encoder says about the films of a data set; complete once `description` exists."""
+
+    features = _below("features.f32")
+    encoder = _below("encoder.safetensors")
+    description = _below("features.json")
+    blocks = _below("blocks")
+    lock = _below("blocks/lock")
 
 
 class AttemptPaths(_Folder):
@@ -286,6 +300,15 @@ class RunPaths(_Folder):
     def shared(self, member: int) -> TargetPaths:
         return TargetPaths(self.root / "shared" / str(member))
 
+    def head(self, slug: str, name: str) -> TargetPaths:
+        """A head on a frozen encoder; `name` says which encoder and what kind of head."""
+        _check_slug(slug)
+        return TargetPaths(self.root / "heads" / slug / name)
+
+    def encoder(self, digest: str) -> Path:
+        """The weights of the frozen encoder of heads, once for all of them."""
+        return self.root / "heads" / f"encoder-{digest}.safetensors"
+
     def trials(self, slug: str, number: int) -> TargetPaths:
         _check_slug(slug)
         return TargetPaths(self.root / "trials" / slug / str(number))
@@ -306,6 +329,10 @@ class BundlePaths(_Folder):
         """`member`: its number, for a snapshot with the epoch: `0-7`."""
         _check_slug(slug)
         return self.root / "weights" / f"{slug}-{member}.safetensors"
+
+    def encoder(self, digest: str) -> Path:
+        """The weights of a frozen encoder, once for all heads on it; `digest`: of their content."""
+        return self.root / "weights" / f"encoder-{digest[:8]}.safetensors"
 
     def shared_weights(self, member: int, digest: str) -> Path:
         """Of a shared network; bundles with a finding replaced may hold several, so the content is in the name."""

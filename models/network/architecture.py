@@ -16,7 +16,8 @@ import timm
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.config import SOURCES
+from models.config import SOURCES, TrainConfig
+from models.network.pooling import Mean, exchange_pooling
 from pathologies.errors import InputError
 
 WIDTHS = (16, 32, 64, 128, 256)  # channels of `plain` after each block; every block halves the sides
@@ -41,11 +42,12 @@ class Plain(nn.Module):
 
     def __init__(self, num_classes: int = 1, in_chans: int = 1, drop_rate: float = 0.0) -> None:
         super().__init__()
-        self.num_classes = num_classes
+        self.num_classes, self.num_features = num_classes, WIDTHS[-1]
         channels = (in_chans, *WIDTHS)
         self.blocks = nn.ModuleList(Block(*pair) for pair in zip(channels[:-1], channels[1:], strict=True))
+        self.global_pool = Mean()
         self.dropout = nn.Dropout(drop_rate)
-        self.head = nn.Linear(WIDTHS[-1], num_classes)
+        self.head = nn.Linear(WIDTHS[-1], num_classes) if num_classes else nn.Identity()  # as timm's: 0 for features
 
     def forward_features(self, pixels: Tensor) -> Tensor:
         """N x 256 x H/16 x W/16: what the last block sees, and where."""
@@ -54,13 +56,14 @@ class Plain(nn.Module):
         return pixels
 
     def forward(self, pixels: Tensor) -> Tensor:
-        return self.head(self.dropout(self.forward_features(pixels).mean(dim=(2, 3))))
+        return self.head(self.dropout(self.global_pool(self.forward_features(pixels))))
 
-    def get_classifier(self) -> nn.Linear:
+    def get_classifier(self) -> nn.Module:
         return self.head
 
 
 OWN: Mapping[str, type[nn.Module]] = {"plain": Plain}  # backbones beside timm's, with the arguments of its models
+POOLING = "pooling"  # an argument of ours beside timm's
 OURS = ("num_classes", "in_chans", "drop_rate")  # arguments that follow from the task
 # Arguments of timm's factory that read files or fetch something: neither a configuration nor a bundle may give them.
 READING = ("checkpoint_path", "cache_dir", "features_only")
@@ -86,10 +89,28 @@ class Architecture:
     def build(self, dropout: float = 0.0, outputs: int = 1) -> nn.Module:
         """Untrained, for films of one channel."""
         sizes = {"num_classes": outputs, "in_chans": 1, "drop_rate": dropout}
-        return OWN[self.name](**sizes) if self.name in OWN else timm.create_model(self.name, **sizes, **self.args)
+        made = OWN[self.name](**sizes) if self.name in OWN else timm.create_model(self.name, **sizes, **self.timm_args)
+        exchange_pooling(made, self.args.get(POOLING, "avg"), self.name)
+        return made
+
+    @property
+    def timm_args(self) -> dict[str, Any]:
+        """Those of timm's constructor alone."""
+        return {name: value for name, value in self.args.items() if name != POOLING}
 
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
+
+
+def architecture_of(config: TrainConfig, size: int | None = None) -> Architecture:
+    """That of a configuration, with its pooling and stride; a bundle keeps both among the arguments."""
+    found = architecture(config.backbone, size)
+    more: dict[str, Any] = {} if config.pooling == "avg" else {POOLING: config.pooling}
+    if config.output_stride:
+        if found.name in OWN:
+            raise InputError(f"backbone={found.name} has a stride of its own: leave output_stride out.")
+        more["output_stride"] = config.output_stride
+    return dataclasses.replace(found, args={**found.args, **more})
 
 
 def architecture(backbone: str, size: int | None = None) -> Architecture:
@@ -105,18 +126,33 @@ def architecture(backbone: str, size: int | None = None) -> Architecture:
     return found
 
 
+def films_of(backbone: str) -> Mapping[str, Any]:
+    """The films that the weights of a backbone were made on, as timm's configuration of them has it: `input_size`,
+    `mean`, `std`; empty where nothing is known. Errors: as those of `architecture`.
+    """
+    if backbone.startswith(SOURCES):
+        return _read_source(backbone)[0]
+    config = None if backbone in OWN else timm.get_pretrained_cfg(backbone)
+    return config.to_dict() if config else {}
+
+
 def _from_source(backbone: str) -> tuple[str, dict[str, Any]]:
     """The architecture and its arguments as the `config.json` of a folder or a hub's repository has them."""
+    _, name, args = _read_source(backbone)
+    return name, {key: value for key, value in (args or {}).items() if key not in OURS}
+
+
+def _read_source(backbone: str) -> tuple[dict[str, Any], str, dict[str, Any] | None]:
     from timm.models._hub import load_model_config_from_hf, load_model_config_from_path
 
     source, _, place = backbone.partition(":")
     read = load_model_config_from_hf if source == "hf-hub" else load_model_config_from_path
     try:
-        _, name, args = read(place)
+        films, name, args = read(place)
     except Exception as error:  # timm passes on whatever the hub's client, the disk or the network raised
         raise InputError(
             f"backbone={backbone} cannot be had here ({type(error).__name__}: {str(error)[:200]}). A folder has a "
             "config.json with timm's architecture and a model.safetensors; a hub's repository needs a network, or its "
             "files in the hub's cache. Without a network: copy them, and give backbone=local-dir:/path/to/folder."
         ) from error
-    return name, {key: value for key, value in (args or {}).items() if key not in OURS}
+    return dict(films or {}), name, args

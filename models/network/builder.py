@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from models.config import CHOICES, TrainConfig
 from models.files.layout import start_file
-from models.network.architecture import Architecture, architecture
+from models.network.architecture import Architecture, architecture_of
 from models.network.normalisation import standardised
 from models.network.pretrained import load_file, load_own
 from pathologies.errors import InputError
@@ -69,7 +69,7 @@ def initial_network(config: TrainConfig, prevalence: float | np.ndarray, size: i
     `prevalence`: an array makes a network with an output for each entry. `size`: side of the films.
     """
     outputs = None if np.ndim(prevalence) == 0 else len(prevalence)
-    kind = architecture(config.backbone, size)
+    kind = architecture_of(config, size)
     network = build_network(kind.name, config.dropout, outputs, config.standardise, kind.args)
     if config.init:
         network.initial_weights = load_file(network.backbone, kind, start_file(config.init))

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from models.network.architecture import OWN, Architecture
+from models.network.pooling import WEIGHTS
 from pathologies.errors import InputError
 
 # Of two sets of weights in a file that fit alike: averages of a training's weights, which are the better ones.
@@ -55,8 +56,11 @@ def load_file(backbone: nn.Module, kind: Architecture, path: Path) -> str:
             f"shape, first {missing[0]!r}. Is it the weight file of another backbone?"
         )
     loaded = {name: value for name, value in source.state_dict().items() if not name.startswith(head)}
+    loaded |= {key: stored.state[key] for key in wanted if WEIGHTS in key and key in stored.state}
     backbone.load_state_dict(loaded, strict=False)
-    unused = [name for name in stored.state if name.startswith(head)] + list(answer.unexpected_keys)
+    unused = [name for name in stored.state if name.startswith(head)] + [
+        name for name in answer.unexpected_keys if name not in loaded
+    ]
     changed = [name for name, value in loaded.items()
                if name in stored.state and stored.state[name].shape != value.shape]  # fmt: skip
     return "".join([
@@ -76,13 +80,16 @@ def load_own(backbone: nn.Module, kind: Architecture, name: str) -> str:
         )
     try:
         outputs = getattr(backbone, "num_classes", 1)
-        source = timm.create_model(name, pretrained=True, num_classes=outputs, in_chans=1, **kind.args)
+        source = timm.create_model(name, pretrained=True, num_classes=outputs, in_chans=1, **kind.timm_args)
     except Exception as error:  # timm passes on whatever the hub's client, the disk or the network raised
         raise InputError(
             f"The ImageNet weights of {name!r} cannot be had here ({type(error).__name__}: {str(error)[:200]}). "
-            "Without a network, give a weight file instead: --set pretrained=/path/to/weights.safetensors"
+            "Without a network, give a weight file instead: --set pretrained=/path/to/weights.safetensors (embed: "
+            "--weights)"
         ) from error
-    backbone.load_state_dict(source.state_dict())
+    weights = source.state_dict()
+    weights |= {key: value for key, value in backbone.state_dict().items() if WEIGHTS in key}  # no others have them
+    backbone.load_state_dict(weights)
     return f"Started from the weights of {name}. {expected_films(source)}"
 
 
@@ -118,7 +125,7 @@ def _through_timm(backbone: nn.Module, kind: Architecture, state: dict[str, Tens
             source = kind.build(outputs=outputs)
             timm.models.load_pretrained(source, {**config, **overlay}, num_classes=outputs, in_chans=1, strict=False)
         else:
-            sizes = {"num_classes": outputs, "in_chans": 1} | dict(kind.args)
+            sizes = {"num_classes": outputs, "in_chans": 1} | kind.timm_args
             source = timm.create_model(kind.name, pretrained=True, pretrained_cfg_overlay=overlay, **sizes)
     return source, answers[-1]
 

@@ -13,20 +13,29 @@ import torch
 
 from models.config import TrainConfig
 from models.data.loading import film_size
-from models.network.architecture import OWN, architecture
+from models.network.architecture import OWN, architecture, architecture_of
 from pathologies.errors import InputError
 
 
 def require_films(config: TrainConfig, size: int) -> None:
     """`size`: of the data set, unless the configuration has one. Errors: InputError."""
     size = config.image_size or size
-    kind = architecture(config.backbone, size)
+    kind = architecture_of(config, size)
     for side in sorted({size} | {film_size(config, size, epoch) for epoch in range(config.epochs)}):
         try:
             with torch.device("meta"):
                 network = kind.build()
                 shapes = [network.train(learning)(torch.zeros(2, 1, side, side)).shape for learning in (True, False)]
                 patch = _patch(network)
+        except InputError:
+            raise
+        except TypeError as error:  # an argument that this constructor does not have
+            if not config.output_stride:
+                raise InputError(_refusal(config, size, side, str(error))) from error
+            raise InputError(
+                f"backbone={config.backbone} cannot be built with output_stride={config.output_stride}: leave it "
+                "out, or take a network such as resnet18 or efficientnet_b0."
+            ) from error
         except NotImplementedError:  # a constructor that looks at numbers: the training will tell
             return
         except Exception as error:  # of hundreds of networks, each with a check or a failing operation of its own

@@ -40,8 +40,9 @@ from models.files.layout import (
     write_bytes,
     write_json,
 )
-from models.network.architecture import architecture
+from models.network.architecture import architecture_of
 from models.network.builder import SingleLogit, build_network, one_output
+from models.process.head_job import fit_and_answer, is_head
 from models.process.resume import continue_from_earlier, drop_checkpoints
 from models.process.supervision import Guards, Superseded, check_newest, guarded
 from models.training.device import resolve, set_threads
@@ -82,7 +83,10 @@ def run_job(
     with guarded(paths, attempt, watch_parent, hung) as guards:
         try:
             taken = continue_from_earlier(paths, attempt)
-            trained = _train_and_predict(DatasetPaths(dataset), paths, attempt, guards, on_epoch)
+            if is_head(paths):
+                trained = fit_and_answer(DatasetPaths(dataset), paths, attempt, guards)
+            else:
+                trained = _train_and_predict(DatasetPaths(dataset), paths, attempt, guards, on_epoch)
             result = {"status": "ok"} | taken | trained
         except Superseded:
             raise
@@ -143,7 +147,7 @@ def _train_and_predict(
     with together(dataset, paths, attempt, config):
         result = train_target(task, guards.beside(on_epoch))
     task = task.endable()  # from the last checkpoint on there is nothing to lose but predictions
-    kind = architecture(config.backbone, task.pixels.size)
+    kind = architecture_of(config, task.pixels.size)
     network = build_network(kind.name, config.dropout, task.targets.judged.outputs, config.standardise, kind.args)
     _load_judged(network, task.targets, attempt.best)
     network.to(config.device, memory_format=torch.channels_last)

@@ -1,11 +1,11 @@
-"""The training of one network, from its settings to its best weights.
+"""The training of one network, from its settings to its best weights, and the fitting of a head on features.
 
 In: a `task.Task`: config, targets, pixels, an attempt's folder. Out: `history.jsonl`, checkpoints, `best.safetensors`,
 snapshots and the state that others begin with there. From elsewhere are imported `task.Task`, `loop` (`train_target`,
-`predict_logits`), `selection`, `device`, `cpu_features`, `distributed`, `checkpoint.PROGRESS` and `lr_range_test`. Read
-`loop` (step, epoch, target), `selection` (which epoch is best), `optimisation` (optimiser, schedule, average),
-`augment`, `snapshots`, `checkpoint`, `branch` (beginning in the middle of a shared training), then `task`,
-`stop_request`, `device` with `cpu_features`, `distributed`, `lr_range_test`.
+`predict_logits`), `selection`, `device`, `cpu_features`, `distributed`, `checkpoint.PROGRESS`, `lr_range_test` and
+`heads` (`fit_head`). Read `loop` (step, epoch, target), `selection` (which epoch is best), `optimisation` (optimiser,
+schedule, average), `augment`, `snapshots`, `checkpoint`, `branch` (beginning in the middle of a shared training), then
+`task`, `stop_request`, `device` with `cpu_features`, `distributed`, `lr_range_test`, `heads`.
 """
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "cpu_features",
     "device",
     "distributed",
+    "heads",
     "loop",
     "lr_range_test",
     "optimisation",

@@ -28,7 +28,7 @@ from models.training.branch import begin, branch_facts, keep_branch, require_col
 from models.training.checkpoint import Progress, checkpoint_bytes, load_checkpoint, write_checkpoint
 from models.training.device import autocast
 from models.training.optimisation import Machine, assemble, freeze, place_in_schedule, set_learning_rate, update_average
-from models.training.selection import NeverPositive, selection_rule, shared_summary, summary
+from models.training.selection import require_both_classes, selection_rule, shared_summary, summary
 from models.training.snapshots import drop_snapshots, keep_snapshot, snapshot_facts
 from models.training.stop_request import Interrupted
 from models.training.task import Task
@@ -53,7 +53,7 @@ def train_target(task: Task, on_epoch: OnEpoch | None = None) -> dict[str, Any]:
     config, targets = task.config, task.targets
     require_columns(config, targets)
     positions = targets.usable("train")
-    _require_both_classes(targets.judged, positions)
+    require_both_classes(targets.judged, positions)
     machine = assemble(config, targets.truth(positions), task.pixels.size, targets.own)
     rule = selection_rule(targets.judged.truth(targets.usable("select")), config.epoch_choice)
     progress = _load(task, machine) or begin(task, machine)
@@ -310,18 +310,6 @@ def _out_of_patience(config: TrainConfig, progress: Progress) -> bool:
     if progress.epoch < config.branch_epoch:  # others wait for that epoch's state
         return False
     return bool(config.patience) and progress.epoch - progress.best_epoch >= config.patience > 0 <= progress.best_epoch
-
-
-def _require_both_classes(targets: Targets, positions: np.ndarray) -> None:
-    truth = targets.truth(positions)
-    names = ["this target"] if targets.outputs is None else targets.slugs.astype(str)
-    for name, value in zip(names, truth.reshape(len(truth), -1).T, strict=True):
-        positives, negatives = int((value >= 0.5).sum()), int((value < 0.5).sum())
-        if not positives or not negatives:
-            raise NeverPositive(
-                f"The part `train` has {positives} positives and {negatives} negatives of {name}, so there is nothing "
-                "to tell apart. Prepare more patients, or leave it out with --targets."
-            )
 
 
 def _cut_history(paths: AttemptPaths, rows: int) -> None:

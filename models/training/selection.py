@@ -1,7 +1,8 @@
 """What a trainer tells of an epoch, and the rule by which it calls one epoch the best.
 
 In: logits and targets of a part, a column per target for a shared network. Out: history figures, all of the positive
-class, and a score that is better when higher. Called by models.training.loop.
+class, and a score that is better when higher. Called by models.training.loop; whether there is anything to learn, by
+models.process.head_job too.
 """
 
 import math
@@ -11,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from models.data.targets import Targets
 from models.statistics.metrics import auc, average_precision
 from pathologies.errors import InputError
 
@@ -19,6 +21,19 @@ FEWEST = 20  # below so many positives or negatives an AUC is mostly chance
 
 class NeverPositive(InputError):
     """The training part has only one class."""
+
+
+def require_both_classes(targets: Targets, positions: np.ndarray) -> None:
+    """Errors: NeverPositive where a target has only one class at these positions of part `train`."""
+    truth = targets.truth(positions)
+    names = ["this target"] if targets.outputs is None else targets.slugs.astype(str)
+    for name, value in zip(names, truth.reshape(len(truth), -1).T, strict=True):
+        positives, negatives = int((value >= 0.5).sum()), int((value < 0.5).sum())
+        if not positives or not negatives:
+            raise NeverPositive(
+                f"The part `train` has {positives} positives and {negatives} negatives of {name}, so there is nothing "
+                "to tell apart. Prepare more patients, or leave it out with --targets."
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""Commands that make and look at data: `hilum phantom`, `prepare`, `merge`, `split`, `labels audit`."""
+"""Commands that make and look at data: `hilum phantom`, `prepare`, `merge`, `embed`, `split`, `labels audit`."""
 
 import time
 from contextlib import ExitStack
@@ -22,6 +22,8 @@ def register(app: typer.Typer) -> None:
     app.add_typer(labels_app, name="labels", rich_help_panel=DATA)
     app.command(**shown(DATA, f"prepare chexpert {films} --out demo/more-dataset --size 64"))(prepare)
     app.command(**shown(DATA, "merge demo/dataset data/nih --out demo/both"))(merge)
+    network = "--encoder demo/run/lung_opacity"
+    app.command(**shown(DATA, f"embed demo/dataset {network}"))(embed)
     gives = "split share demo/dataset --out demo/split.json --salt OUR-SECRET"
     split_app = typer.Typer(
         no_args_is_help=True, help="Give a split away, or compare with one.", epilog=examples(gives)
@@ -107,6 +109,46 @@ def merge(
         read = [stack.enter_context(reading_dataset(one)) for one in datasets]
         show_parts(run(read, folder, lambda event: say(event["message"])))
     say(f"Next: hilum train {out} --out RUN")
+
+
+def embed(
+    dataset: Annotated[Path, Argument(help="A prepared data set, in a folder of this machine.")],
+    encoder: Annotated[
+        str, Option(help="timm's name, hf-hub:OWNER/NAME, local-dir:FOLDER, RUN/shared or RUN/<finding>.")
+    ],
+    weights: Annotated[Path | None, Option(help="A weight file of that backbone; none: its own weights.")] = None,
+    size: Annotated[int | None, Option(help="Side of the films; none: that which the weights were made at.")] = None,
+    normalisation: Annotated[
+        str,
+        Option(help="encoder: mean and spread that its weights were made with; dataset: of the films; or MEAN,SPREAD."),
+    ] = "encoder",
+    device: Annotated[str, Option(help="cuda where there is one, else cpu.")] = "auto",
+    threads: Annotated[int | None, Option(min=1, help="CPU threads; none: one for each core.")] = None,
+) -> None:
+    """Compute a frozen encoder's features of all films once, for `hilum train --heads`."""
+    from models.network.encoder import EncoderWish
+    from orchestrator.datasets.embed import EmbedRequest
+    from orchestrator.datasets.embed import embed as run
+
+    wish = EncoderWish(encoder=encoder, weights=weights, size=size, normalisation=normalisation)
+    with progress_bar("embedding") as bar:
+        task = bar.add_task("films", total=None)
+
+        def on_event(event: dict[str, Any]) -> None:
+            if event["event"] == "progress":
+                bar.update(task, completed=event["done"], total=event["total"])
+            else:
+                say(event["message"])
+
+        found = run(EmbedRequest(dataset=dataset, wish=wish, device=device, threads=threads), on_event)
+    one, cost = found["encoder"], found["seconds_per_film"]
+    say(
+        f"{found['films']} films, {one['features']} features each, at {one['size']} pixels a side with mean "
+        f"{one['pixel_mean']:.3f} and spread {one['pixel_std']:.3f}: {dataset / 'features' / found['digest']}"
+        + ("." if found["computed"] else " (there already).")
+        + (f" {cost:.3f} s a film on {found['device']}." if cost and found["computed"] else "")
+    )
+    say(f"Next: hilum train {dataset} --out RUN --heads --encoder {found['digest']}")
 
 
 def share(

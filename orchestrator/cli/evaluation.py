@@ -12,7 +12,7 @@ from orchestrator.cli.options import JUDGE, Device, Findings, shown
 from orchestrator.storage.workspace import place
 
 MANY = ("--predictions", "--readers")
-Use = Annotated[str, Option(help="Which networks of the run: single, shared or both.")]
+Use = Annotated[str, Option(help="Which networks of the run: single, shared, heads, or both for all that are there.")]
 
 
 class ManyValues(TyperCommand):

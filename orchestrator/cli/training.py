@@ -57,6 +57,11 @@ def train(
     shared: Annotated[
         bool, Option("--shared", help="Train the one network for all the targets, in RUN/shared, and none for each.")
     ] = False,
+    heads: Annotated[
+        bool, Option("--heads", help="Fit heads on the features of a frozen encoder (hilum embed), and no networks.")
+    ] = False,
+    head: Annotated[str, Option(help="With --heads, kinds of them: linear, hidden (one hidden layer).")] = "linear",
+    encoder: Annotated[str, Option(help="With --heads: the features' name, where the data set has several.")] = "",
     force: Annotated[
         bool, Option("--force", help="Train a target anew whose settings changed: what it had learnt is removed.")
     ] = False,
@@ -104,7 +109,7 @@ def ensemble(
         bool, Option("--snapshots/--no-snapshots", help="Weights that --set snapshots=... kept are members too.")
     ] = True,
     use: Annotated[
-        str, Option(help="single, shared or both: a finding's own networks, those trained with --shared, or all.")
+        str, Option(help="single, shared, heads: a finding's own networks, those of --shared or --heads; both: all.")
     ] = "both",
     replace: Annotated[
         Path | None,

@@ -21,7 +21,7 @@ from orchestrator.ensembling.calibration_fit import FitSettings, fit_findings
 from orchestrator.ensembling.logit_tables import asked_table, group_facts, held_out_films, mean_logits, member_table
 from orchestrator.ensembling.members import Trained, columns_of, copy_weights, finished_targets, taught_prior
 from orchestrator.ensembling.selection import Question
-from orchestrator.inference.bundle_description import format_of
+from orchestrator.inference.bundle_description import files_of, format_of
 from orchestrator.storage.staging import stage_dataset
 from orchestrator.storage.workspace import from_there
 from pathologies.errors import InputError
@@ -169,7 +169,7 @@ def trained_facts(members: list[Trained], fitted: Mapping[str, Any]) -> dict[str
 
 def add_consumed(findings: dict[str, dict[str, Any]], consistency: bool, only: Sequence[str] | None = None) -> None:
     """Write into each entry (of `only`; none: all) which weight files its answer depends on."""
-    own = {slug: {model["file"] for model in entry["models"]} for slug, entry in findings.items()}
+    own = {slug: {file for model in entry["models"] for file in files_of(model)} for slug, entry in findings.items()}
     blended = {
         slug: set().union(*[own[one] for one in (entry["blend"].get("inputs") or [slug])])
         for slug, entry in findings.items()

@@ -190,7 +190,10 @@ def _same_weights(run: RunPaths, model: Mapping[str, Any]) -> TargetPaths | None
     owner = Path(model["file"]).stem.partition("-")[0]
     if owner in RESERVED_SLUGS and not model.get("outputs"):
         return None
-    paths = run.shared(model["member"]) if model.get("outputs") else run.target(owner, model["member"])
+    if model.get("head"):
+        paths = run.head(owner, model["head"]["name"])
+    else:
+        paths = run.shared(model["member"]) if model.get("outputs") else run.target(owner, model["member"])
     weights = paths.snapshot(model["snapshot"]) if model.get("snapshot") else paths.weights
     there = weights.is_file() and paths.predictions.is_file() and hash_of(weights) == model["sha256"]
     return paths if there else None

@@ -7,7 +7,7 @@ Called by the ensembler, by `replace` and by comparisons of runs; what the netwo
 import dataclasses
 import hashlib
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,9 @@ from models.statistics.metrics import divide
 from models.statistics.reliability import log_odds
 from pathologies.errors import InputError
 
-USES = ("both", "single", "shared")  # which networks of a run are members: of a finding's own, of shared ones
+# Which networks of a run are members: a finding's own, shared ones, heads on an encoder; both: all that are there.
+USES = ("both", "single", "shared", "heads")
+HEAD_JOBS = "heads/"  # what the names of such jobs begin with
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,12 +35,23 @@ class Trained:
     snapshot: int = 0  # the epoch that it is of; 0: the best weights
     outputs: tuple[str, ...] = ()  # of a shared network: the findings that it answers for, in order
     fold: tuple[int, int] | None = None  # (which, of how many): learned without it, and answers for it; none: no folds
+    head: str = ""  # of a head on a frozen encoder: which encoder and kind, and fold
+
+    @property
+    def kind(self) -> str:
+        """One of USES."""
+        return "heads" if self.head else "shared" if self.outputs else "single"
 
     @property
     def together(self) -> tuple:
         """The same for all networks of one cross-validation; of a network by itself its own."""
         index, folds = self.fold or (0, 1)
-        return bool(self.outputs), self.snapshot, folds, self.member - index
+        return self.kind, self.head_of_folds, self.snapshot, folds, self.member - index
+
+    @property
+    def head_of_folds(self) -> str:
+        """Which encoder and kind, the same for the heads of all folds."""
+        return self.head.rpartition("-")[0] if self.fold else self.head
 
     @property
     def column(self) -> int:
@@ -51,6 +64,8 @@ class Trained:
 
     @property
     def name(self) -> str:
+        if self.head:
+            return f"{HEAD_JOBS}{self.head}"
         own = f"{self.member}-{self.snapshot}" if self.snapshot else str(self.member)
         return f"shared/{own}" if self.outputs else own
 
@@ -68,6 +83,8 @@ def column_name(column: Sequence[Trained]) -> str:
     first, last = column[0], column[-1]
     if first.fold is None:
         return first.name
+    if first.head:
+        return f"{HEAD_JOBS}{first.head_of_folds}"
     own = f"{first.member}..{last.member}" + (f"-{first.snapshot}" if first.snapshot else "")
     return f"shared/{own}" if first.outputs else own
 
@@ -87,8 +104,10 @@ def finished_targets(
         raise InputError(f"Unknown choice of networks {use!r}. Known: {', '.join(USES)}.")
     trained: dict[str, list[Trained]] = {}
     left_out: dict[str, str] = {}
-    for name in sorted(read_json(run.plan)["jobs"], key=lambda name: name.startswith("shared/")):
+    for name in sorted(read_json(run.plan)["jobs"], key=lambda name: name.startswith(("shared/", HEAD_JOBS))):
         slug, _, member = name.partition("/")
+        if name.startswith(HEAD_JOBS):
+            continue
         shared = slug == "shared"
         if use not in ("both", "shared" if shared else "single") or (wanted and not shared and slug not in wanted):
             continue
@@ -102,12 +121,14 @@ def finished_targets(
             if not wanted or one.slug in wanted:
                 members = [dataclasses.replace(one, snapshot=epoch) for epoch in (0, *further)]
                 trained.setdefault(one.slug, []).extend(members)
+    for one in _finished_heads(run, wanted, left_out) if use in ("both", "heads") else ():
+        trained.setdefault(one.slug, []).append(one)
     trained = {slug: whole for slug, members in trained.items() if (whole := _whole_columns(slug, members, left_out))}
     missing = [slug for slug in wanted if slug not in trained]
     if not trained or missing:
-        kind = {"both": "", "single": " of its own", "shared": " by a shared network"}[use]
+        kind = {"both": "", "single": " of its own", "shared": " by a shared network", "heads": " as a head"}[use]
         reasons = [f"{name}: {reason}." for name, reason in list(left_out.items())[:5]]
-        option = " --shared" if use == "shared" else ""
+        option = {"shared": " --shared", "heads": " --heads"}.get(use, "")
         raise InputError(
             f"{run.root} has no finished training{kind} of {', '.join(missing) or 'any target'}. "
             + (" ".join(reasons) or f"Train first: `hilum train DATASET --out {run.root}{option}`.")
@@ -126,6 +147,8 @@ def _whole_columns(slug: str, members: list[Trained], left_out: dict[str, str]) 
         elif not column[0].snapshot:  # a fold's training may well keep other epochs than another's
             folds = ", ".join(f"{number + 1} of {column[0].fold[1]}" for number in missing)
             job = f"{'shared' if column[0].outputs else slug}/{column[0].member - column[0].fold[0] + missing[0]}"
+            if column[0].head:
+                job = f"{HEAD_JOBS}{slug}/{column[0].head_of_folds}-{missing[0]}of{column[0].fold[1]}"
             left_out[f"{slug}/{column_name(column)}"] = (
                 f"the network of fold {folds} is missing ({job}), so some films have no answer of a network that did "
                 "not learn from them; give the train command again, which goes on with it"
@@ -158,8 +181,34 @@ def _outputs(slug: str, member: int, paths: TargetPaths, outcome: Mapping[str, A
     ]
 
 
+def _finished_heads(run: RunPaths, wanted: tuple[str, ...], left_out: dict[str, str]) -> Iterator[Trained]:
+    """Heads on frozen encoders; why one is left out goes to `left_out`."""
+    for name in sorted(one for one in read_json(run.plan)["jobs"] if one.startswith(HEAD_JOBS)):
+        slug, _, folder = name.removeprefix(HEAD_JOBS).partition("/")
+        if wanted and slug not in wanted:
+            continue
+        paths = run.head(slug, folder)
+        outcome = read_json(paths.outcome) if paths.outcome.exists() else {"status": "not finished"}
+        if outcome["status"] != "ok":
+            left_out[name] = f"{outcome['status']}: {outcome.get('error') or 'give the train command again'}"
+            continue
+        payload = read_json(paths.config)
+        fold = payload.get("fold")
+        yield Trained(
+            slug=slug,
+            member=payload["member"],
+            paths=paths,
+            config=payload["config"],
+            outcome=outcome,
+            fold=(fold["index"], fold["of"]) if fold else None,
+            head=folder,
+        )
+
+
 def copy_weights(one: Trained, out: BundlePaths) -> dict[str, Any]:
     """Copy a member's weights into a bundle; returns its entry in `models`."""
+    if one.head:
+        return copy_head(one, out)
     goal = out.shared_weights(one.member, hash_of(one.weights)) if one.outputs else out.weights(one.slug, one.name)
     if not (one.outputs and goal.exists()):  # a shared network is copied once for all its findings
         with publishing(goal) as temporary:
@@ -180,6 +229,50 @@ def copy_weights(one: Trained, out: BundlePaths) -> dict[str, Any]:
         "seed": one.config["seed"],
         "views": one.config["views"],
         "best_epoch": one.snapshot or one.outcome["best_epoch"],
+        "selected_by": one.outcome["selection_rule"],
+    }
+
+
+def copy_head(one: Trained, out: BundlePaths) -> dict[str, Any]:
+    """As `copy_weights`: the head's own weights, and its encoder's, which all heads on it have in common.
+
+    Errors: InputError where the run's copy of the encoder is not the one that the features were computed with.
+    """
+    payload = read_json(one.paths.config)
+    facts, run = payload["encoder"], RunPaths(one.paths.root.parent.parent.parent)
+    source, shared = run.encoder(facts["digest"]), out.encoder(facts["weights_sha256"])
+    if not source.is_file() or hash_of(source) != facts["weights_sha256"]:
+        raise InputError(
+            f"{source} is missing or damaged. Give `hilum train --heads` again: it brings the encoder back."
+        )
+    goal = out.weights(one.slug, one.name.replace("/", "-"))
+    for file, place in ((one.weights, goal), (source, shared)):
+        if not place.exists():
+            with publishing(place) as temporary:
+                shutil.copyfile(file, temporary)
+    return {
+        "file": str(goal.relative_to(out.root)),
+        "sha256": hash_of(goal),
+        "head": {
+            "name": one.head,
+            "kind": payload["head"]["kind"],
+            "features": facts["features"],
+            "hidden": one.outcome["head"]["hidden"],
+        },
+        "encoder": {
+            "file": str(shared.relative_to(out.root)),
+            "sha256": facts["weights_sha256"],
+            "pixel_mean": facts["pixel_mean"],  # whose films it takes: its own way, not the bundle's
+            "pixel_std": facts["pixel_std"],
+        },
+        "member": one.member,
+        "copies": False,
+        "backbone": facts["architecture"]["name"],
+        "backbone_args": facts["architecture"]["args"],
+        "standardise": facts["standardise"],
+        "image_size": facts["size"],
+        "seed": one.config["seed"],
+        "views": one.config["views"],
         "selected_by": one.outcome["selection_rule"],
     }
 

@@ -28,7 +28,7 @@ from orchestrator.ensembling.logit_tables import bundled_table
 from orchestrator.ensembling.members import Trained, hash_of
 from orchestrator.ensembling.selection import Question
 from orchestrator.inference.bundle import load_bundle
-from orchestrator.inference.bundle_description import format_of
+from orchestrator.inference.bundle_description import files_of, format_of
 from orchestrator.storage.workspace import carried_on, from_there
 from pathologies.errors import InputError
 from pathologies.findings.catalog import descendants, find_pathology
@@ -78,7 +78,8 @@ def replace_findings(request: ReplaceRequest) -> dict[str, Any]:
     with new_bundle(request.out) as out:
         for slug in parts.kept:
             for model in parts.old["findings"][slug]["models"]:
-                _copy(parts.source.root / model["file"], out.root / model["file"])
+                for file in files_of(model):
+                    _copy(parts.source.root / file, out.root / file)
         packed = {
             slug: build.pack_members(members, out, parts.material.dataset, request.tta)
             for slug, members in parts.trained.items()

@@ -59,8 +59,8 @@ class Side:
 
     @property
     def kind(self) -> str:
-        """single, shared, or both."""
-        kinds = {"shared" if one.outputs else "single" for members in self.trained.values() for one in members}
+        """single, shared, heads, or both for more than one of them."""
+        kinds = {one.kind for members in self.trained.values() for one in members}
         return kinds.pop() if len(kinds) == 1 else "both"
 
     @property
@@ -119,6 +119,10 @@ def compare_runs(request: CompareRequest) -> RunComparison:
     found = [
         trained_members(run, request.targets, material.catalog, use=use)[0] for run, use in zip(runs, uses, strict=True)
     ]
+    if request.part == "select" and any(
+        one.head for trained in found for members in trained.values() for one in members
+    ):
+        raise InputError("Heads learn from part select too, so they are not judged on it. Give --part calibrate.")
     common = [slug for slug in found[0] if slug in found[1]]
     if not common:
         raise InputError(f"No finding in common: {', '.join(found[0])} and {', '.join(found[1])}.")

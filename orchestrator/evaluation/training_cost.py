@@ -38,7 +38,7 @@ class Cost:
 def cost_of(members: Iterable[Trained]) -> Cost:
     """The cost of the networks behind these members."""
     networks = {str(one.paths.root): one for one in members}
-    spent = {root: _Spent.of(one.paths, one.config, one.outcome["epochs_trained"]) for root, one in networks.items()}
+    spent = {root: _Spent.on(one) for root, one in networks.items()}
     for one in networks.values():
         if _branched_at(one):
             start = RunPaths(one.paths.root.parents[1]).shared(int(one.outcome["branched_from"]["job"].split("/")[1]))
@@ -65,9 +65,11 @@ def _branched_at(one: Trained) -> int:
 
 def compute_ratio(first: Cost, second: Cost) -> tuple[float, str]:
     """(compute of the first over that of the second, what it was counted in)."""
-    if first.backbones == second.backbones and len(first.backbones) == 1 and second.pixels:
+    trained = first.pixels and second.pixels  # heads train no pixel
+    if trained and first.backbones == second.backbones and len(first.backbones) == 1:
         return first.pixels / second.pixels, "image passes times pixels"
-    return first.seconds / max(second.seconds, 1e-9), "seconds, since the backbones differ"
+    why = "since the backbones differ" if trained else "since heads train no network"
+    return first.seconds / max(second.seconds, 1e-9), f"seconds, {why}"
 
 
 def relation(names: tuple[str, str], costs: tuple[Cost, Cost]) -> str:
@@ -96,6 +98,12 @@ class _Spent:
     passes: int
     pixels: int
     seconds: float
+
+    @classmethod
+    def on(cls, one: Trained) -> "_Spent":
+        if one.head:  # no film goes through a network
+            return cls(passes=0, pixels=0, seconds=one.outcome["seconds"])
+        return cls.of(one.paths, one.config, one.outcome["epochs_trained"])
 
     @classmethod
     def of(cls, paths: TargetPaths, config: Mapping[str, Any], epochs: int) -> "_Spent":

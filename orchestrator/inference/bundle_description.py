@@ -19,8 +19,11 @@ from orchestrator.storage.folder_swap import recover
 from pathologies.errors import InputError
 
 FORMAT = "hilum-bundle/1"
-GROUPS = "hilum-bundle/2"  # with models in groups, which a hilum that does not know them would weigh wrongly
-MOST_PIXELS, MOST_OUTPUTS = 8192, 4096  # of a side, of a network; more is a mistake, and memory that nobody has
+# With models in groups, or heads on a frozen encoder: a hilum of before would weigh the first wrongly, and take the
+# second for networks.
+SECOND = "hilum-bundle/2"
+# Of a side, of a network, of an encoder; more is a mistake, and memory that nobody has.
+MOST_PIXELS, MOST_OUTPUTS, MOST_FEATURES = 8192, 4096, 65536
 MEND = "Copy the bundle again, or make it anew."
 Rule = Callable[[Any, str], None]
 
@@ -72,7 +75,7 @@ def check_description(description: Mapping[str, Any], root: Path, name: str) -> 
     _DESCRIPTION(description, name)
     findings = description["findings"]
     if description["format"] == FORMAT != format_of(findings):
-        raise InputError(f"{name} has groups of models, which {FORMAT!r} does not know. {MEND}")
+        raise InputError(f"{name} has groups of models or heads, which {FORMAT!r} does not know. {MEND}")
     for slug, entry in findings.items():
         where = f"{name}: findings.{slug}"
         if entry["operating_point"] not in entry["operating_points"]:
@@ -80,15 +83,24 @@ def check_description(description: Mapping[str, Any], root: Path, name: str) -> 
         _check_groups(entry, where)
         _check_blend(entry, findings, where)
         for model in entry["models"]:
+            if ("head" in model) != ("encoder" in model):
+                raise InputError(f"{where}: {model['file']} has a head or an encoder without the other. {MEND}")
             if model.get("column", 0) >= (model.get("outputs") or 1):
                 raise InputError(f"{where}: {model['file']} has no output {model['column']}. {MEND}")
-            _require_inside(root / model["file"], root, f"{where}: {model['file']}")
+            for file in files_of(model):
+                _require_inside(root / file, root, f"{where}: {file}")
+
+
+def files_of(model: Mapping[str, Any]) -> dict[str, str]:
+    """The weight files of a model with their SHA-256; a head has its encoder's beside its own."""
+    encoder = model.get("encoder")
+    return {model["file"]: model["sha256"]} | ({encoder["file"]: encoder["sha256"]} if encoder else {})
 
 
 def format_of(findings: Mapping[str, Any]) -> str:
     """The oldest format whose readers understand these entries."""
-    grouped = any("group" in model for entry in findings.values() for model in entry["models"])
-    return GROUPS if grouped else FORMAT
+    models = [model for entry in findings.values() for model in entry["models"]]
+    return SECOND if any("group" in model or "head" in model for model in models) else FORMAT
 
 
 def _check_groups(entry: Mapping[str, Any], where: str) -> None:
@@ -112,9 +124,9 @@ def _check_blend(entry: Mapping[str, Any], findings: Mapping[str, Any], where: s
 
 
 def _require_format(description: Mapping[str, Any], name: str) -> None:
-    if description.get("format") not in (FORMAT, GROUPS):
+    if description.get("format") not in (FORMAT, SECOND):
         raise InputError(
-            f"{name} has format {description.get('format')!r}; this hilum reads {FORMAT!r} and {GROUPS!r}."
+            f"{name} has format {description.get('format')!r}; this hilum reads {FORMAT!r} and {SECOND!r}."
         )
 
 
@@ -224,6 +236,8 @@ positive = kind("a number above 0", lambda value: _is_number(value) and value > 
 count = kind("a whole number from 0", lambda value: _is_whole(value, 0, 2**53))
 side = kind(f"a whole number from 1 to {MOST_PIXELS}", lambda value: _is_whole(value, 1, MOST_PIXELS))
 outputs = kind(f"a whole number from 1 to {MOST_OUTPUTS}", lambda value: _is_whole(value, 1, MOST_OUTPUTS))
+features = kind(f"a whole number from 1 to {MOST_FEATURES}", lambda value: _is_whole(value, 1, MOST_FEATURES))
+hidden = kind(f"a whole number from 0 to {MOST_OUTPUTS}", lambda value: _is_whole(value, 0, MOST_OUTPUTS))
 digest = kind("a SHA-256", lambda value: isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) is not None)
 mapping = named(anything)
 pair = kind("a pair of numbers", lambda one: isinstance(one, list) and len(one) == 2 and all(map(_is_number, one)))
@@ -256,6 +270,8 @@ _MODEL = record(
         "snapshot": count,
         "standardise": text,
         "backbone_args": maybe(mapping),
+        "head": record({"kind": text, "features": features, "hidden": hidden}, {"name": text}),
+        "encoder": record({"file": text, "sha256": digest, "pixel_mean": number, "pixel_std": positive}),
     },
 )
 _POINT = record(

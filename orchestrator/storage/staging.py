@@ -107,11 +107,11 @@ def _check(described: Mapping[str, Any], marker: str, root: Path, uri: str) -> N
         paths = DatasetPaths(root)
         expected = {paths.images: described["images_sha256"], paths.labels: described["labels_sha256"]}
     else:
-        from orchestrator.inference.bundle_description import check_description
+        from orchestrator.inference.bundle_description import check_description, files_of
 
         check_description(described, root, f"{uri}: {marker}")
         models = [model for entry in described["findings"].values() for model in entry["models"]]
-        expected = {root / model["file"]: model["sha256"] for model in models}
+        expected = {root / file: sha256 for model in models for file, sha256 in files_of(model).items()}
     for path, digest in expected.items():
         if not path.is_file():
             raise InputError(f"{uri} lacks {path.relative_to(root)}. Copy it there again.")

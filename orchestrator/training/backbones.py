@@ -31,7 +31,8 @@ WELL_KNOWN = (
 # Of these, those that do not take films of any size.
 PARTICULAR = ("inception_v3", "vit_tiny_patch16_224", "vit_small_patch16_224", "vit_base_patch16_224",
               "swin_tiny_patch4_window7_224")  # fmt: skip
-SIZED = ("backbone", "image_size", "start_size", "epochs")  # settings that say which films the network gets
+# settings that say which films the network gets, and whether it can be built so
+SIZED = ("backbone", "image_size", "start_size", "epochs", "pooling", "output_stride")
 ASK = "import timm; print(*timm.list_models())"
 
 
@@ -55,7 +56,8 @@ def require_films(config: TrainConfig, size: int, here: bool = True) -> None:
     `here`: the trainings run on this machine; others may see folders and hubs that it does not.
     """
     name = config.backbone
-    if name in WELL_KNOWN and name not in PARTICULAR or name.startswith(SOURCES) and not here:
+    usual = config.pooling == "avg" and not config.output_stride
+    if usual and name in WELL_KNOWN and name not in PARTICULAR or name.startswith(SOURCES) and not here:
         return
     refusal = _refusal(json.dumps({field: getattr(config, field) for field in SIZED}), size)
     if refusal:

@@ -51,6 +51,8 @@ class TrainRequest:
     findings: Path | None = None  # a folder with further pathology files
     shared: bool = False  # one network for all the targets, in the place of one for each, or as the first half of it
     tuned: Path | None = None  # a run whose search found better settings: between the finding's own and the user's
+    heads: tuple[str, ...] = ()  # kinds of heads to fit on the features of a frozen encoder, in the place of networks
+    encoder: str = ""  # how its features are called in the data set, or what they begin with; none: the only ones
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +68,7 @@ class Job:
     remark: str = ""
     untuned: bool = False  # the run of --tuned has no settings of this finding
     cpus: float | None = None  # what it asks of Ray; none: one for each of its threads
+    memory: int | None = None  # bytes that it takes, where it is no training of a network; none: those of one
     # with --force: removes what was trained with other settings; called when this training starts, and not before
     replace_earlier: Callable[[], None] | None = field(default=None, compare=False)
 

@@ -24,11 +24,12 @@ from orchestrator.storage.object_store import is_remote
 from orchestrator.storage.workspace import address, publish, refresh, stop_waiting
 from orchestrator.training.dependants import Dependants, sources_first
 from orchestrator.training.environment import process_environment
+from orchestrator.training.heads import plan_jobs
 from orchestrator.training.last_round import whole_rounds
 from orchestrator.training.liveness import Lifeline
 from orchestrator.training.memory import estimate
 from orchestrator.training.monitor import Watch
-from orchestrator.training.plan import Job, TrainRequest, plan_run
+from orchestrator.training.plan import Job, TrainRequest
 from orchestrator.training.ray_session import ask_to_end, connected, end_tasks, own_cluster, require_room
 from orchestrator.training.resources import cluster_precision, definite_share, memory_request
 from orchestrator.training.retries import INTERRUPTED, Retries
@@ -56,7 +57,7 @@ def train_run(request: TrainRequest, on_event: OnEvent) -> list[dict[str, Any]]:
 
     with exclusive(run):
         if request.inline:
-            jobs = plan_run(request, inline_device(), inline_card(), tell)
+            jobs = plan_jobs(request, inline_device(), inline_card(), tell)
             _announce(jobs, on_event)
             without_start = _run_inline(request, run, jobs, on_event)
         else:
@@ -79,7 +80,7 @@ def _run_on_ray(
 ) -> tuple[list[Job], dict[str, dict[str, Any]]]:
     """All jobs, and the outcomes of those that were not started, because what they go on from failed."""
     device = cluster_device(ray)
-    jobs = plan_run(request, device, cluster_precision(ray), tell)
+    jobs = plan_jobs(request, device, cluster_precision(ray), tell)
     waiting = sources_first(longest_first([job for job in jobs if not job.finished]))
     gpus = definite_share(ray, request.gpus_per_target, device, request.dataset, [job.config for job in waiting])
     if waiting:
@@ -146,7 +147,7 @@ class Submission:
 
     def _memory(self, job: Job) -> int | None:
         """Bytes that Ray reserves for the job; none where no node tells of its memory."""
-        host = estimate(job.config, self.size, self.films).host * job.config.ranks
+        host = job.memory or estimate(job.config, self.size, self.films).host * job.config.ranks
         return memory_request(self.ray.nodes(), job.config, self.gpus, host) or None
 
 

@@ -54,13 +54,20 @@ from pathologies.findings.pathology import Pathology
 __all__ = ["Job", "Material", "TrainRequest", "plan_run", "read_material", "resolved_config", "usable_views"]
 
 
+MakeJobs = Callable[[TrainRequest, Recipe, Material, list[str]], list[Job]]
+
+
 def plan_run(
-    request: TrainRequest, device: str, card: str = "bf16", tell: Callable[[str], None] = lambda text: None
+    request: TrainRequest,
+    device: str,
+    card: str = "bf16",
+    tell: Callable[[str], None] = lambda text: None,
+    make_jobs: MakeJobs | None = None,
 ) -> list[Job]:
     """Write what every job needs and return the jobs, finished ones marked; a shared one before those it begins.
 
     `device`: what `auto` means here; `card`: what precision=auto means on its GPUs. `tell` gets a line where the recipe
-    was left to be decided.
+    was left to be decided. `make_jobs`: jobs of another kind, in the place of the networks that are asked for.
     """
     material = read_material(request.dataset, request.findings)
     slugs = chosen_targets(request.targets, material.dataset.manifest["findings"], material.catalog)
@@ -80,19 +87,22 @@ def plan_run(
     if recipe.folds > 1:
         number = fold_of_films(material.dataset, recipe.folds, run.folds(recipe.folds))
         material = dataclasses.replace(material, folds={recipe.folds: number})
-    jobs = _asked_for(request, recipe, material, slugs, tuned, (device, card))
+    if make_jobs:
+        jobs = make_jobs(request, recipe, material, slugs)
+    else:
+        jobs = _asked_for(request, recipe, material, slugs, tuned, (device, card))
     here = request.inline or own_cluster(request.address)  # a cluster's machines may see files that this one does not
     for job in jobs:
         if not job.branch:
             require_others(job.config, job.paths.root)
-        if request.force or not is_finished(job.paths):  # before --force removes what is finished
+        if job.memory is None and (request.force or not is_finished(job.paths)):  # before --force removes what is there
             require_films(job.config, material.dataset.manifest["size"], here)
             if here and not job.branch:
                 require_start(job.config)
     jobs = [_mended(job, material.dataset, planned.get(job.name)) for job in jobs]
     if not request.force:
         refuse_changes([change for job in jobs if (change := _loss(job, job_payload(job, material.dataset), False))])
-    if request.start == DECIDE or request.folds == DECIDE_FOLDS:
+    if not make_jobs and request.start == DECIDE or request.folds == DECIDE_FOLDS:
         tell(recipe.told)
     write_folds(run, material)
     jobs = [write_job(job, material, request.force, run) for job in jobs]

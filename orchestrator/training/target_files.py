@@ -24,6 +24,9 @@ from pathologies.findings.policy import LabelPolicy
 from pathologies.labels.contract import LabelContract, training_contract
 from pathologies.labels.resolution import resolve
 from pathologies.labels.sample_weights import combination_of, target_weights, vector_weights
+from pathologies.splits.assignment import assign_folds
+
+HEAD_FOLDS = 5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +77,19 @@ def write_targets(paths: TargetPaths, payload: Mapping[str, Any], material: Mate
     else:
         judged = value if own < 0 else value[:, own]
         targets = replace(targets, draw=sampler_weights(config, frame, parts, judged, findings)[rows])
+    if "head" in payload:
+        targets = _with_folds(targets, material, rows)
     targets.save(paths.targets)
+
+
+def _with_folds(targets: Targets, material: Material, rows: np.ndarray) -> Targets:
+    """For the choice of a head's penalty: the fold of each film that it learns from, the same for all findings."""
+    here, fold = targets.all_of("train"), np.zeros(len(rows), np.uint8)
+    taught = material.frame.iloc[rows[here]].reset_index(drop=True)
+    folds = min(HEAD_FOLDS, taught["patient_id"].nunique())
+    if folds > 1:
+        fold[here] = assign_folds(taught, material.dataset.manifest["findings"], folds)
+    return replace(targets, fold=fold)
 
 
 def _policy_of(config: TrainConfig) -> LabelPolicy:
