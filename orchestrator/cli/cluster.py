@@ -2,6 +2,7 @@
 
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -114,12 +115,12 @@ def doctor(
     from models.config import parse_settings
     from orchestrator.cli.training import words
     from orchestrator.cluster.doctor import DoctorRequest, examine
-    from orchestrator.storage.staging import stage_dataset
+    from orchestrator.storage.workspace import Workspace
     from orchestrator.training.resources import parse_share, with_ranks
 
     share = parse_share(gpus_per_target)
-    request = DoctorRequest(
-        dataset=None if dataset is None else stage_dataset(dataset),
+    request = partial(
+        DoctorRequest,
         address=address,
         out=out,
         targets=words(targets),
@@ -128,7 +129,8 @@ def doctor(
         gpus_per_target=share,
         findings=findings,
     )
-    diagnosis = examine(request)
+    with Workspace() as workspace:
+        diagnosis = examine(request(dataset=workspace.read_dataset(dataset)))
     width = max(len(one.what) for one in diagnosis.checks)
     for one in diagnosis.checks:
         output.print(f"{one.level:<8} {one.what:<{width}}  {one.found}", markup=False)

@@ -45,7 +45,7 @@ def compare(
     from orchestrator.evaluation.compare_runs import CompareRequest, compare_runs, comparison_rows
     from orchestrator.evaluation.compare_runs_report import comparison_sentences
     from orchestrator.storage.mirror import no_networks
-    from orchestrator.storage.workspace import reading_dataset, reading_run
+    from orchestrator.storage.workspace import Workspace
 
     request = partial(
         CompareRequest,
@@ -57,9 +57,10 @@ def compare(
         blend=blend,
         resamples=resamples,
     )
-    read = partial(reading_run, wanted=no_networks)
-    with read(run_a) as first, read(run_b) as second, reading_dataset(dataset) as data:
-        found = compare_runs(request(run_a=first, run_b=second, dataset=data))
+    with Workspace() as workspace:
+        first, second = (workspace.read_run(one, wanted=no_networks) for one in (run_a, run_b))
+        data = workspace.read_dataset(dataset)
+        found = compare_runs(request(run_a=first, run_b=second, dataset=data, workspace=workspace))
     sentences = comparison_sentences(found)
     if json:
         from orchestrator.cli.evaluation import _show_json

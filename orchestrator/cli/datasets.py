@@ -2,7 +2,6 @@
 
 import math
 import time
-from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -76,7 +75,7 @@ def prepare(
     """Read a label file, decode and letterbox its images once, and split the patients into four parts."""
     from orchestrator.datasets.prepare import PrepareRequest
     from orchestrator.datasets.prepare import prepare as run
-    from orchestrator.storage.workspace import writing
+    from orchestrator.storage.workspace import Workspace
 
     request = partial(
         PrepareRequest,
@@ -100,7 +99,8 @@ def prepare(
         workers=workers,
         intensity=intensity,
     )
-    with writing(out, is_manifest, keep=True) as folder, progress_bar("decoding") as bar:
+    with Workspace() as workspace, progress_bar("decoding") as bar:
+        folder = workspace.write(out, is_manifest, keep=True)
         task = bar.add_task("images", total=None)
 
         def on_event(event: dict[str, Any]) -> None:
@@ -120,11 +120,11 @@ def merge(
 ) -> None:
     """Join prepared data sets; a finding that one of them does not label is unknown there."""
     from orchestrator.datasets.merge import merge as run
-    from orchestrator.storage.workspace import reading_dataset, writing
+    from orchestrator.storage.workspace import Workspace
 
-    with ExitStack() as stack, writing(out, is_manifest) as folder:
-        read = [stack.enter_context(reading_dataset(one)) for one in datasets]
-        show_parts(run(read, folder, lambda event: say(event["message"])))
+    with Workspace() as workspace:
+        read = [workspace.read_dataset(one) for one in datasets]
+        show_parts(run(read, workspace.write(out, is_manifest), lambda event: say(event["message"])))
     say(f"Next: hilum train {out} --out RUN")
 
 
@@ -136,11 +136,12 @@ def share(
     """Write which image lies in which part, under salted names, for others with the same data."""
     from models.files.layout import write_json
     from orchestrator.datasets.dataset import load_dataset
-    from orchestrator.storage.staging import stage_dataset
+    from orchestrator.storage.staging import staged_dataset
     from pathologies.splits.sharing import share_split
 
-    opened = load_dataset(stage_dataset(dataset))
-    write_json(out, share_split(opened.read_labels_frame(), opened.parts(), salt))
+    with staged_dataset(dataset) as folder:
+        opened = load_dataset(folder)
+        write_json(out, share_split(opened.read_labels_frame(), opened.parts(), salt))
     say(f"{out} is written. Others take it over with `hilum prepare ... --shared-split {out} --salt ...`.")
 
 
@@ -152,11 +153,12 @@ def check(
     """Compare a data set's parts with a shared split."""
     from models.files.layout import read_json
     from orchestrator.datasets.dataset import load_dataset
-    from orchestrator.storage.staging import stage_dataset
+    from orchestrator.storage.staging import staged_dataset
     from pathologies.splits.sharing import check_split
 
-    opened = load_dataset(stage_dataset(dataset))
-    check_split(read_json(shared), opened.read_labels_frame(), opened.parts(), salt)
+    with staged_dataset(dataset) as folder:
+        opened = load_dataset(folder)
+        check_split(read_json(shared), opened.read_labels_frame(), opened.parts(), salt)
     say(f"{dataset} has the parts of {shared}.")
 
 

@@ -72,10 +72,10 @@ def predict(
     from orchestrator.inference.identity import Asked
     from orchestrator.inference.predict import PredictRequest
     from orchestrator.inference.predict import predict as run
-    from orchestrator.storage.staging import stage_bundle
+    from orchestrator.storage.workspace import Workspace
 
-    request = PredictRequest(
-        bundle=stage_bundle(bundle),
+    request = partial(
+        PredictRequest,
         inputs=tuple(inputs),
         out=out,
         device=device,
@@ -85,9 +85,10 @@ def predict(
         asked=Asked(patient_pattern=patient_pattern, study_pattern=study_pattern),
         conformal=conformal,
     )
-    with progress_bar("predicting") as bar:
+    with progress_bar("predicting") as bar, Workspace() as workspace:
         task = bar.add_task("images", total=None)
-        result = run(request, lambda done, total: bar.update(task, completed=done, total=total))
+        asked = request(bundle=workspace.read_bundle(bundle))
+        result = run(asked, lambda done, total: bar.update(task, completed=done, total=total))
     show_predictions(result.predictions)
     for note in result.notes:
         say(note)
@@ -180,7 +181,7 @@ def _evaluate_bundle(given: dict[str, Any]) -> None:
     from orchestrator.evaluation.evaluate_bundle import EvaluateRequest
     from orchestrator.evaluation.evaluate_bundle import evaluate as run
     from orchestrator.storage.object_store import is_remote
-    from orchestrator.storage.workspace import reading_bundle, reading_dataset, writing
+    from orchestrator.storage.workspace import Workspace
 
     request = partial(
         EvaluateRequest,
@@ -196,9 +197,9 @@ def _evaluate_bundle(given: dict[str, Any]) -> None:
     out = given["out"]
     if out is None and is_remote(given["bundle"]):
         out = f"{given['bundle']}-{given['part'] or 'test'}"
-    bundle, dataset = reading_bundle(given["bundle"]), reading_dataset(given["dataset"])
-    with bundle as judged, dataset as data, writing(out) as folder:
-        result = run(request(bundle=judged, dataset=data, out=folder))
+    with Workspace() as workspace:
+        bundle, dataset = workspace.read_bundle(given["bundle"]), workspace.read_dataset(given["dataset"])
+        result = run(request(bundle=bundle, dataset=dataset, out=workspace.write(out)))
     if given["json"]:
         return _show_json(dict(result.data))
     show_table(*result.table)
@@ -222,7 +223,7 @@ def _evaluate_tables(given: dict[str, Any]) -> None:
     )
     from orchestrator.evaluation.scoring import EvaluationSettings
     from orchestrator.inference.prediction_tables import Columns
-    from orchestrator.storage.workspace import writing
+    from orchestrator.storage.workspace import Workspace
 
     if not given["predictions"] or given["truth"] is None:
         missing = "--truth" if given["predictions"] else "--predictions"
@@ -246,8 +247,8 @@ def _evaluate_tables(given: dict[str, Any]) -> None:
     )
     comparison = compare_tables(request)
     if given["out"]:
-        with writing(given["out"]) as folder:
-            write_comparison(comparison, folder)
+        with Workspace() as workspace:
+            write_comparison(comparison, workspace.write(given["out"]))
     if given["json"]:
         return _show_json(comparison_data(comparison))
     for table in shown_tables(comparison):
@@ -291,7 +292,7 @@ def adapt(
     """Fit calibration and thresholds to a hospital's own films or prevalence; no network is touched."""
     from orchestrator.ensembling.adapt import AdaptRequest
     from orchestrator.ensembling.adapt import adapt as run
-    from orchestrator.storage.workspace import reading_bundle, writing
+    from orchestrator.storage.workspace import Workspace
 
     request = partial(
         AdaptRequest,
@@ -308,8 +309,8 @@ def adapt(
     )
     with progress_bar("reading films") as bar:
         task = bar.add_task("images", total=None)
-        with reading_bundle(bundle) as old, writing(out) as goal:
-            asked = request(bundle=old, out=goal)
+        with Workspace() as workspace:
+            asked = request(bundle=workspace.read_bundle(bundle), out=workspace.write(out), workspace=workspace)
             result = run(asked, lambda done, total: bar.update(task, completed=done, total=total))
     show_table(*result.table)
     for line in result.notes:

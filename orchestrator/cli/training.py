@@ -56,7 +56,7 @@ def train(
     """
     from models.config import parse_settings
     from orchestrator.cli.progress import Board
-    from orchestrator.storage.workspace import driving, reading_dataset, reading_run
+    from orchestrator.storage.workspace import Workspace
     from orchestrator.training.launch import train_run
     from orchestrator.training.plan import TrainRequest
     from orchestrator.training.resources import parse_share, with_ranks
@@ -75,13 +75,15 @@ def train(
         force=force,
         findings=findings,
     )
-    with (
-        driving(out) as run,
-        reading_dataset(dataset) as data,
-        reading_run(tuned, "tuned") as settings_of,
-        Board(errors, say) as board,
-    ):
-        outcomes = train_run(request(dataset=data, out=run, tuned=settings_of), board.on_event)
+    with Workspace() as workspace:
+        asked = request(
+            out=workspace.drive(out),
+            dataset=workspace.read_dataset(dataset),
+            tuned=workspace.read_run(tuned, "tuned"),
+            workspace=workspace,
+        )
+        with Board(errors, say) as board:
+            outcomes = train_run(asked, board.on_event)
     show_outcomes(outcomes)
     untuned = [one["job"] for one in outcomes if one["untuned"]]
     if untuned:
@@ -125,24 +127,22 @@ def ensemble(
     """Combine the networks of a run into one calibrated multi-label predictor."""
     from orchestrator.ensembling.build import EnsembleRequest, build_bundle
     from orchestrator.ensembling.replace import ReplaceRequest, replace_findings
-    from orchestrator.storage.workspace import reading_bundle, reading_dataset, reading_run, writing
+    from orchestrator.storage.workspace import Workspace
 
-    where = {"targets": words(targets), "findings": findings, "tta": tta, "snapshots": snapshots}
+    where: dict[str, Any] = {"targets": words(targets), "findings": findings, "tta": tta, "snapshots": snapshots}
     where |= {"use": use, "force": force}
-    if replace is None:
-        if refit_dependents:
-            raise InputError("--refit-dependents belongs to --replace BUNDLE.")
-        make = partial(EnsembleRequest, **where, consistency=consistency)
-    else:
-        if consistency:
-            raise InputError("--consistency is a property of the whole bundle: --replace keeps it as it was.")
-        make = partial(ReplaceRequest, **where, refit_dependents=refit_dependents)
-    with reading_run(run) as source, reading_dataset(dataset) as data, writing(out) as goal:
+    if refit_dependents and replace is None:
+        raise InputError("--refit-dependents belongs to --replace BUNDLE.")
+    if consistency and replace is not None:
+        raise InputError("--consistency is a property of the whole bundle: --replace keeps it as it was.")
+    with Workspace() as workspace:
+        where |= {"run": workspace.read_run(run), "dataset": workspace.read_dataset(dataset)}
+        where |= {"out": workspace.write(out), "workspace": workspace}
         if replace is None:
-            description = build_bundle(make(run=source, out=goal, dataset=data))
+            description = build_bundle(EnsembleRequest(**where, consistency=consistency))
         else:
-            with reading_bundle(replace) as old:
-                description = replace_findings(make(run=source, out=goal, dataset=data, bundle=old))
+            where["bundle"] = workspace.read_bundle(replace)
+            description = replace_findings(ReplaceRequest(**where, refit_dependents=refit_dependents))
     show_bundle(description)
     for name, reason in description["left_out"].items():
         say(f"Left out: {name} ({reason})")

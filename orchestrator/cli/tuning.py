@@ -43,7 +43,8 @@ def tune(
     """Search better training settings for each finding, every trial in a process of its own."""
     from models.config import parse_settings
     from orchestrator.cli.training import words
-    from orchestrator.storage.workspace import driving_here, reading_dataset
+    from orchestrator.storage.workspace import Workspace
+    from orchestrator.training.ray_session import own_cluster
     from orchestrator.tuning.study import SearchRequest
     from orchestrator.tuning.tune import tune_run
 
@@ -53,8 +54,9 @@ def tune(
         time_budget=time_budget, gpus_per_trial=gpus_per_trial, members=members, keep=keep, inline=inline,
         address=address, findings=findings,
     )  # fmt: skip
-    with driving_here(out, address) as run, reading_dataset(dataset) as data:
-        asked = request(dataset=data, out=run)
+    with Workspace() as workspace:
+        run = workspace.drive_here(out, own_cluster(address))
+        asked = request(out=run, dataset=workspace.read_dataset(dataset), workspace=workspace)
         show_result(asked, tune_run(asked, lambda event: say(describe(event))))
 
 
@@ -73,14 +75,15 @@ def lr_find(
     """Try rising learning rates on part train and suggest one; nothing is trained or changed."""
     from models.config import parse_settings
     from models.training.lr_range_test import Ramp
-    from orchestrator.storage.workspace import reading_dataset
+    from orchestrator.storage.workspace import Workspace
     from orchestrator.tuning.lr_finder import RateRequest, check_outputs, find_rate, suggestions, write_result
 
     check_outputs(out or [])
     ramp = Ramp(low=low, high=high, steps=steps)
     settings = parse_settings(set_ or [])
-    with reading_dataset(dataset) as data, progress_bar("raising the rate") as bar:
+    with Workspace() as workspace, progress_bar("raising the rate") as bar:
         task = bar.add_task("steps", total=None)
+        data = workspace.read_dataset(dataset)
         request = RateRequest(dataset=data, target=target, settings=settings, ramp=ramp, findings=findings)
         result = find_rate(request, lambda done, total: bar.update(task, completed=done, total=total))
     rows, notes = suggestions(result)

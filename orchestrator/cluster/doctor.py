@@ -19,7 +19,7 @@ from orchestrator.cluster.checks import Check, Machine, Wish
 from orchestrator.cluster.driver_checks import judge_connection
 from orchestrator.cluster.probes import missing_folders, remove_probes
 from orchestrator.storage.object_store import is_remote
-from orchestrator.storage.workspace import address
+from orchestrator.storage.staging import address
 from orchestrator.training.backbones import require_films
 from orchestrator.training.environment import process_environment
 from orchestrator.training.memory import Estimate, estimate

@@ -17,7 +17,7 @@ from typing import Any
 
 from orchestrator.storage.object_store import Store, is_remote
 from orchestrator.storage.scratch import cache_root
-from orchestrator.storage.staging import stage_dataset
+from orchestrator.storage.staging import staged_dataset
 
 ANSWER_SECONDS = 10.0  # for the storage
 VERSIONED = ("torch", "timm", "ray", "numpy", "hilum")
@@ -87,22 +87,23 @@ def measure_step(dataset: str, settings: dict[str, Any]) -> float:
         paths = TargetPaths(Path(folder))
         config = settings | {"epochs": 2, "pretrained": "false", "init": "", "checkpoint_minutes": 60.0}
         write_json(paths.config, {"config": config})
-        _trial_targets(str(stage_dataset(dataset)), config["batch_size"]).save(paths.targets)
-        outcome = run_job(stage_dataset(dataset), paths.root, watch_parent=False)
+        with staged_dataset(dataset) as films:
+            _trial_targets(films, config["batch_size"]).save(paths.targets)
+            outcome = run_job(films, paths.root, watch_parent=False)
         if outcome["status"] != "ok":
             raise RuntimeError(outcome["error"])
         rows = read_json_lines(paths.attempt(outcome["attempt"]).history)
     return config["batch_size"] / rows[-1]["images_per_second"]
 
 
-def _trial_targets(dataset: str, batch: int) -> Any:
+def _trial_targets(dataset: Path, batch: int) -> Any:
     """Films of both classes, enough for a few steps; which films they are does not matter for the time."""
     import numpy as np
 
     from models.data.targets import PARTS, Targets
     from models.files.layout import DatasetPaths, read_json
 
-    images = read_json(DatasetPaths(Path(dataset)).manifest)["images"]
+    images = read_json(DatasetPaths(dataset).manifest)["images"]
     count = TRIAL_STEPS * batch + TRIAL_SELECT
     part = np.full(count, PARTS.index("train"), np.uint8)
     part[-TRIAL_SELECT:] = PARTS.index("select")
@@ -188,11 +189,12 @@ def _dataset(place: str) -> dict[str, Any]:
     What lies in object storage is staged, so that the training finds it on this node.
     """
     try:
-        root = stage_dataset(place)
-        manifest = hashlib.sha256((root / "manifest.json").read_bytes()).hexdigest()[:12]
-        with open(root / "images.u8", "rb") as stream:
-            stream.read(1)
-        return {"manifest": manifest, "bytes": (root / "images.u8").stat().st_size, "error": ""}
+        with staged_dataset(place) as root:
+            manifest = hashlib.sha256((root / "manifest.json").read_bytes()).hexdigest()[:12]
+            with open(root / "images.u8", "rb") as stream:
+                stream.read(1)
+                size = os.fstat(stream.fileno()).st_size
+        return {"manifest": manifest, "bytes": size, "error": ""}
     except (OSError, ValueError) as error:
         known = f"{error.strerror}: {error.filename}" if getattr(error, "strerror", None) else str(error)
         return {"manifest": "", "bytes": 0, "error": known}

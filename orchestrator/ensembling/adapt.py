@@ -10,6 +10,7 @@ parents whose children moved.
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ from orchestrator.ensembling.site_data import LocalFilms, LocalRequest, read_loc
 from orchestrator.inference.bundle import Bundle, load_bundle
 from orchestrator.inference.decisions import parse_assignments, thresholds_of
 from orchestrator.inference.prediction_tables import read_frame
+from orchestrator.storage.workspace import Workspace
 from pathologies.errors import InputError
 
 REFITTED, SHIFTED, WITHDRAWN = "refitted", "prevalence moved", "thresholds withdrawn"
@@ -69,6 +71,7 @@ class AdaptRequest:
     device: str = "auto"
     findings: Path | None = None
     resamples: int = 1000  # of the patients, for the intervals
+    workspace: Workspace = field(default_factory=Workspace, compare=False)  # in which the folders were opened
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,7 +124,9 @@ def adapt(request: AdaptRequest, on_progress: Callable[[int, int], None] | None 
     if kept:
         notes.append(f"Kept as they were: {', '.join(kept)}.")
     record = {"time": datetime.now(UTC).isoformat(timespec="seconds"), **source, "kept": kept, "notes": notes}
-    description = write_adapted(bundle, request.out, changes, record, None if films is None else films.listing)
+    listing = None if films is None else films.listing
+    carry = partial(request.workspace.path_carried_over, source=bundle.paths.root, there=request.out)
+    description = write_adapted(bundle, request.out, changes, record, listing, carry)
     return AdaptResult(table=table, notes=notes, description=description, changes=changes)
 
 

@@ -6,7 +6,7 @@ augmentation is asked for. Called by `hilum ensemble`.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -30,8 +30,7 @@ from orchestrator.ensembling.members import (
 )
 from orchestrator.ensembling.selection import Question
 from orchestrator.inference.bundle_description import FORMAT
-from orchestrator.storage.staging import stage_dataset
-from orchestrator.storage.workspace import from_there
+from orchestrator.storage.workspace import Workspace
 from pathologies.errors import InputError
 from pathologies.findings.catalog import CHEXPERT_TARGETS, Pathology, find_pathology, load_catalog
 from pathologies.labels.resolution import LabelContract, resolve
@@ -52,6 +51,7 @@ class EnsembleRequest:
     use: str = "both"  # a finding's own networks, its columns of shared ones, or both, where both are there
     force: bool = False  # also in the place of an adapted bundle
     settings: FitSettings = FitSettings()
+    workspace: Workspace = field(default_factory=Workspace, compare=False)  # in which the folders were opened
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +81,7 @@ def build_bundle(request: EnsembleRequest) -> dict[str, Any]:
     """
     run = RunPaths(request.run)
     check_goal(request.out, run.root, request.force)
-    material = read_material(run, request.dataset, request.findings)
+    material = read_material(run, request.dataset, request.findings, request.workspace)
     trained, left_out = trained_members(run, request.targets, material.catalog, request.snapshots, request.use)
     order = [slug for slug in (*CHEXPERT_TARGETS, *material.catalog) if slug in trained]
     trained = {slug: trained[slug] for slug in dict.fromkeys(order)}
@@ -99,13 +99,16 @@ def build_bundle(request: EnsembleRequest) -> dict[str, Any]:
                 entry | fitted[slug] | trained_facts(trained[slug], fitted[slug]) | {"models": models[slug]}
             )
         add_consumed(findings, request.consistency)
-        description = _describe(run, material.dataset, findings, left_out, request.out)
+        description = _describe(material.dataset, findings, left_out)
+        description["run"] = request.workspace.path_from(request.out, run.root)
         return finish(description | {"consistency": request.consistency}, out)
 
 
-def read_material(run: RunPaths, dataset: Path | None, findings: Path | None) -> Material:
+def read_material(
+    run: RunPaths, dataset: Path | None, findings: Path | None, workspace: Workspace | None = None
+) -> Material:
     """The run's data set and the catalogue. Errors: not a run; a data set that is not the run's."""
-    opened = _dataset_of(run, dataset)
+    opened = _dataset_of(run, dataset, workspace or Workspace())
     return Material(dataset=opened, catalog=load_catalog(findings), frame=opened.read_labels_frame())
 
 
@@ -181,11 +184,11 @@ def add_consumed(findings: dict[str, dict[str, Any]], consistency: bool, only: S
         findings[slug]["consumes"] = sorted(set().union(*[blended[one] for one in (slug, *below)]))
 
 
-def _dataset_of(run: RunPaths, given: Path | None) -> Dataset:
+def _dataset_of(run: RunPaths, given: Path | None, workspace: Workspace) -> Dataset:
     plan = read_json(run.plan) if run.plan.exists() else None
     if plan is None:
         raise FileNotFoundError(f"{run.root} is not a run: it has no plan.json. Make one with `hilum train`.")
-    folder = stage_dataset(given or plan["dataset"])
+    folder = workspace.read_dataset(given or plan["dataset"])
     if not folder.is_dir():
         raise FileNotFoundError(f"The run's data set is not at {folder} any more. Say where it is with --dataset.")
     dataset = load_dataset(folder)
@@ -195,9 +198,7 @@ def _dataset_of(run: RunPaths, given: Path | None) -> Dataset:
     return dataset
 
 
-def _describe(
-    run: RunPaths, dataset: Dataset, findings: dict[str, Any], left_out: dict[str, str], out: Path
-) -> dict[str, Any]:
+def _describe(dataset: Dataset, findings: dict[str, Any], left_out: dict[str, str]) -> dict[str, Any]:
     manifest = dataset.manifest
     views = sorted({model["views"] for entry in findings.values() for model in entry["models"]})
     return {
@@ -212,7 +213,6 @@ def _describe(
         },
         "reference_contract": manifest["reference_contract"],
         "data": {name: manifest[name] for name in ("images_sha256", "labels_sha256", "split_hash", "source", "fold")},
-        "run": from_there(run.root, out),
         "made_with": made_with(),
         "findings": findings,
         "left_out": left_out,

@@ -9,7 +9,7 @@ import dataclasses
 import hashlib
 import shutil
 from collections.abc import Mapping, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from orchestrator.ensembling.calibration_fit import FitSettings, bounds, fit_fin
 from orchestrator.ensembling.members import Trained, bundled_table, hash_of
 from orchestrator.ensembling.selection import Question
 from orchestrator.inference.bundle import load_bundle
-from orchestrator.storage.workspace import carried_on, from_there
+from orchestrator.storage.workspace import Workspace
 from pathologies.errors import InputError
 from pathologies.findings.catalog import find_pathology
 
@@ -46,6 +46,7 @@ class ReplaceRequest:
     use: str = "both"
     force: bool = False  # also in the place of an adapted bundle
     settings: FitSettings = FitSettings()
+    workspace: Workspace = field(default_factory=Workspace, compare=False)  # in which the folders were opened
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +60,7 @@ class Parts:
     material: Material
     trained: dict[str, list[Trained]]  # of the findings to replace
     dependants: list[str]
+    workspace: Workspace
 
     @property
     def kept(self) -> list[str]:
@@ -144,7 +146,7 @@ def _gather(request: ReplaceRequest) -> tuple[Parts, dict[str, str]]:
         raise InputError("--out is the bundle itself. Give a folder of its own.")
     run = RunPaths(request.run)
     check_goal(request.out, run.root, request.force)
-    material = build.read_material(run, request.dataset, request.findings)
+    material = build.read_material(run, request.dataset, request.findings, request.workspace)
     slugs = list(dict.fromkeys(find_pathology(name, material.catalog).slug for name in request.targets))
     absent = [slug for slug in slugs if slug not in old["findings"]]
     if absent:
@@ -167,6 +169,7 @@ def _gather(request: ReplaceRequest) -> tuple[Parts, dict[str, str]]:
         material=material,
         trained={slug: trained[slug] for slug in slugs},
         dependants=list(dependants),
+        workspace=request.workspace,
     )
     return parts, left_out
 
@@ -229,10 +232,10 @@ def _describe(parts: Parts, findings: dict[str, Any], left_out: dict[str, str]) 
     """The old description with the new entries; paths of runs are those from the new folder."""
 
     def from_here(run: str) -> str:
-        return carried_on(run, parts.source.root, parts.out)
+        return parts.workspace.path_carried_over(run, parts.source.root, parts.out)
 
     runs = {slug: from_here(run) for slug, run in parts.old.get("runs", {}).items()}
-    runs |= {slug: from_there(parts.run.root, parts.out) for slug in parts.trained}
+    runs |= dict.fromkeys(parts.trained, parts.workspace.path_from(parts.out, parts.run.root))
     views = sorted({model["views"] for entry in findings.values() for model in entry["models"]})
     kept = {name: why for name, why in parts.old["left_out"].items() if name.partition("/")[0] not in parts.trained}
     return parts.old | {

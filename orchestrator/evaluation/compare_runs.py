@@ -8,7 +8,7 @@ for its finding alone; which side is called better rests on p values adjusted fo
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from orchestrator.ensembling.members import Trained, mean_logits
 from orchestrator.ensembling.selection import patient_power
 from orchestrator.evaluation.scoring import judged, mean_figures, number, resamples_note
 from orchestrator.evaluation.training_cost import Cost, cost_of, epochs_of, span_of
-from orchestrator.storage.workspace import address, append_line
+from orchestrator.storage.workspace import Workspace, append_line
 from pathologies.errors import InputError
 
 PARTS = ("calibrate", "test", "select")
@@ -45,6 +45,7 @@ class CompareRequest:
     findings: Path | None = None
     blend: bool = False  # also the mean of both sides' logits, against the better of the two
     resamples: int = 1000
+    workspace: Workspace = field(default_factory=Workspace, compare=False)  # in which the runs were opened
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,14 +103,15 @@ def compare_runs(request: CompareRequest) -> RunComparison:
     if request.part not in PARTS:
         raise InputError(f"Networks are compared on part {', '.join(PARTS)}; {request.part!r} is none of them.")
     runs = RunPaths(request.run_a), RunPaths(request.run_b)
-    if request.use_a == request.use_b and _are_one(runs):
+    places = tuple(request.workspace.address(run.root) for run in runs)
+    if request.use_a == request.use_b and places[0] == places[1]:
         raise InputError(
             "Both sides are the same networks. Give two runs, or one run twice with --use-a single --use-b shared."
         )
-    material = read_material(runs[0], request.dataset, request.findings)
+    material = read_material(runs[0], request.dataset, request.findings, request.workspace)
     require_same_split(*runs)
     uses = request.use_a, request.use_b
-    names = _names(runs, uses)
+    names = _names(places, uses)
     found = [
         trained_members(run, request.targets, material.catalog, use=use)[0] for run, use in zip(runs, uses, strict=True)
     ]
@@ -141,18 +143,10 @@ def require_same_split(first: RunPaths, second: RunPaths) -> None:
         )
 
 
-def _are_one(runs: tuple[RunPaths, RunPaths]) -> bool:
-    return address(runs[0].root) == address(runs[1].root)
-
-
-def _name(run: RunPaths) -> str:
-    return Path(address(run.root)).name
-
-
-def _names(runs: tuple[RunPaths, RunPaths], uses: tuple[str, str]) -> tuple[str, str]:
-    folders = [_name(run) for run in runs]
-    if _are_one(runs):
+def _names(places: tuple[str, ...], uses: tuple[str, str]) -> tuple[str, str]:
+    if places[0] == places[1]:
         return uses
+    folders = [Path(place).name for place in places]
     return (folders[0], folders[1]) if folders[0] != folders[1] else ("A", "B")
 
 
@@ -241,10 +235,11 @@ def problem_of(truth: np.ndarray, bootstrap: PatientBootstrap) -> str:
 
 def _log_reading(sides: tuple[Side, Side], material: Material, request: CompareRequest) -> None:
     """Before the labels are looked at: a reading that crashes has been a reading."""
+    address = request.workspace.address
     entry = {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": "compare",
-        "runs": [_name(side.run) for side in sides],
+        "runs": [Path(address(side.run.root)).name for side in sides],
         "use": [request.use_a, request.use_b],
         "split_hash": material.dataset.manifest["split_hash"],
     }

@@ -39,7 +39,8 @@ from orchestrator.inference.decisions import find_slug, threshold_notes, thresho
 from orchestrator.inference.identity import LEVELS
 from orchestrator.inference.predict import prediction_frame
 from orchestrator.storage.object_store import is_remote, join
-from orchestrator.storage.workspace import append_line, origin_of
+from orchestrator.storage.staging import address
+from orchestrator.storage.workspace import append_line
 from orchestrator.training.plan import usable_views
 from pathologies.errors import InputError
 from pathologies.findings.catalog import load_catalog
@@ -244,7 +245,7 @@ def _log_reading(bundle: Bundle, dataset: Dataset, request: EvaluateRequest) -> 
         {
             "time": datetime.now(UTC).isoformat(timespec="seconds"),
             "command": "evaluate",
-            "bundle": Path(origin_of(bundle.paths.root) or bundle.paths.root).name,
+            "bundle": Path(address(bundle.paths.root)).name,
             "bundle_sha256": hashlib.sha256(description).hexdigest(),
             "split_hash": dataset.manifest["split_hash"],
             "truth": request.truth.name if request.truth else None,
@@ -257,8 +258,8 @@ def _log_of(bundle: Bundle) -> Path | str:
     if run:
         return run.test_reads
     recorded = bundle.description["run"]
-    away = recorded if is_remote(recorded) else origin_of(bundle.paths.root)
-    return join(away, "test_reads.jsonl") if away else bundle.paths.root / "test_reads.jsonl"
+    place = recorded if is_remote(recorded) else address(bundle.paths.root)
+    return join(place, RunPaths(Path()).test_reads.name)
 
 
 def run_of(paths: BundlePaths, description: Mapping[str, Any], slug: str = "") -> RunPaths | None:

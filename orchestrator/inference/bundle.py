@@ -21,7 +21,7 @@ from models.statistics import conformal
 from models.statistics.hierarchy import raise_parents
 from models.training.device import available_device
 from orchestrator.inference.bundle_description import MEND, Seal, mapping, named, number, open_description, record, text
-from orchestrator.storage.staging import origin
+from orchestrator.storage.staging import address
 from pathologies.errors import InputError
 
 log = logging.getLogger(__name__)
@@ -60,7 +60,7 @@ class Bundle:
     @property
     def identity(self) -> dict[str, Any]:
         """Which bundle it is, to be written beside what it says."""
-        name = (origin(self.paths.root) or str(self.paths.root.resolve())).rpartition("/")[2]
+        name = address(self.paths.root).rpartition("/")[2]
         known = self.seal or Seal(sha256="", sealed=False)
         return {"bundle": name, "bundle_sha256": known.sha256, "sealed": known.sealed}
 

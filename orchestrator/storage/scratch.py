@@ -1,7 +1,8 @@
 """Folders of this node for what lies in object storage: the cache that is kept, and scratch that ends with its process.
 
 In: HILUM_CACHE (none: the user's cache folder, `~/.cache/hilum`). Out: folders, and locks that the system lets go of
-when a process dies, however it dies. Called by staging, the mirror and the commands.
+when a process dies, however it dies. Called by staging, the workspace and
+whatever one process at a time may write.
 """
 
 import contextlib
@@ -34,10 +35,14 @@ def cache_root() -> Path:
     return root
 
 
+def scratch_root() -> Path:
+    return cache_root() / "scratch"
+
+
 @contextlib.contextmanager
 def scratch(kind: str) -> Iterator[Path]:
     """An empty folder that is removed at the end; those of processes that were killed are removed on the way."""
-    above = cache_root() / "scratch"
+    above = scratch_root()
     above.mkdir(exist_ok=True)
     _sweep(above)
     name = f"{kind}-{secrets.token_hex(6)}"
@@ -54,24 +59,14 @@ def scratch(kind: str) -> Iterator[Path]:
 @contextlib.contextmanager
 def locked(path: Path, shared: bool = False, wait: bool = True) -> Iterator[IO[str] | None]:
     """Hold the lock `path`; yields None where somebody else holds it and `wait` is False."""
-    stream = take_lock(path, shared, wait)
-    try:
-        yield stream
-    finally:
-        if stream:
-            stream.close()
-
-
-def take_lock(path: Path, shared: bool = False, wait: bool = True) -> IO[str] | None:
-    """The open lock file: the lock lasts until it is closed or the process ends."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    stream = path.open("a", encoding="ascii")
-    try:
-        fcntl.flock(stream, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
-    except BlockingIOError:
-        stream.close()
-        return None
-    return stream
+    with path.open("a", encoding="ascii") as stream:
+        try:
+            fcntl.flock(stream, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
+            held = True
+        except BlockingIOError:
+            held = False
+        yield stream if held else None
 
 
 def _sweep(above: Path) -> None:

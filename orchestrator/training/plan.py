@@ -15,7 +15,8 @@ from models.config import RECIPE_VERSION, TrainConfig, build_config
 from models.files.layout import RunPaths, TargetPaths, read_json, remove_folder, write_json
 from models.training.cpu_features import cpu_precision
 from orchestrator.datasets.dataset import Dataset, load_dataset
-from orchestrator.storage.workspace import address
+from orchestrator.storage.staging import address
+from orchestrator.storage.workspace import DrivenRun, Workspace
 from orchestrator.training.backbones import require_backbone, require_films
 from orchestrator.training.batch_backoff import as_reduced, as_wished
 from orchestrator.training.changed_settings import Change, changed_settings, has_learnt, is_finished, refuse_changes
@@ -53,6 +54,7 @@ class TrainRequest:
     findings: Path | None = None  # a folder with further pathology files
     shared: bool = False  # one network for all the targets, in the place of one for each
     tuned: Path | None = None  # a run whose search found better settings: between the finding's own and the user's
+    workspace: Workspace = field(default_factory=Workspace, compare=False)  # in which `out` was opened
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +88,7 @@ def plan_run(request: TrainRequest, device: str, card: str = "bf16") -> list[Job
     """
     material = read_material(request.dataset, request.findings)
     slugs = chosen_targets(request.targets, material.dataset.manifest["findings"], material.catalog)
-    run = RunPaths(request.out)
+    run = request.workspace.driven(request.out)
     require_same_data(run, material.dataset)
     tuned = tuned_settings(request.tuned, slugs) if request.tuned else {}
     beyond = [member for member in request.member_settings if member >= request.members]
@@ -121,7 +123,7 @@ def plan_run(request: TrainRequest, device: str, card: str = "bf16") -> list[Job
                 require_start(job.config)
     jobs = [_mended(job, material.dataset, planned.get(job.name)) for job in jobs]
     if not request.force:
-        refuse_changes([change for job in jobs if (change := _loss(job, _payload(job, material.dataset), False))])
+        refuse_changes([change for job in jobs if (change := _loss(job, _payload(job, material.dataset), False, run))])
     jobs = [write_job(job, material, request.force, run) for job in jobs]
     write_plan(run, material.dataset, [job for job in jobs if not job.replace_earlier])
     return jobs
@@ -140,7 +142,7 @@ def read_material(dataset: Path, findings: Path | None = None) -> Material:
     return Material(dataset=opened, catalog=load_catalog(findings), frame=frame, parts=opened.parts())
 
 
-def write_job(job: Job, material: Material, force: bool = False, run: RunPaths | None = None) -> Job:
+def write_job(job: Job, material: Material, force: bool = False, run: DrivenRun | None = None) -> Job:
     """Write the folder that `models.process.job.run_job` trains from; returns the job, marked when it is finished
     already.
 
@@ -148,7 +150,7 @@ def write_job(job: Job, material: Material, force: bool = False, run: RunPaths |
     called, and `run` is the one whose plan then has the new settings.
     """
     paths, payload = job.paths, _payload(job, material.dataset)
-    loss = _loss(job, payload, force)
+    loss = _loss(job, payload, force, run)
     if loss and not force:
         refuse_changes([loss])
     if loss:
@@ -262,10 +264,10 @@ def _mended(job: Job, dataset: Dataset, planned: Mapping[str, Any] | None) -> Jo
     return job
 
 
-def _loss(job: Job, payload: Mapping[str, Any], force: bool) -> Change | None:
+def _loss(job: Job, payload: Mapping[str, Any], force: bool, run: DrivenRun | None) -> Change | None:
     """What these settings would remove: something finished, or a training that has learnt already."""
     what, finished = changed_settings(job.paths, payload, force), is_finished(job.paths)
-    if not what or not (finished or has_learnt(job.paths)):
+    if not what or not (finished or has_learnt(job.paths, run)):
         return None
     return Change(slug=job.slug, paths=job.paths, what=what, finished=finished)
 

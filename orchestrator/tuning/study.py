@@ -14,6 +14,7 @@ import numpy as np
 from models.config import RECIPE_VERSION, TrainConfig, difference
 from models.files.layout import RunPaths, TargetPaths, read_json, write_json
 from models.training.selection import SelectionRule, selection_rule
+from orchestrator.storage.workspace import Workspace
 from orchestrator.training.backbones import require_films
 from orchestrator.training.plan import Job, Material, resolved_config, usable_views, write_job
 from orchestrator.training.ray_session import own_cluster
@@ -54,6 +55,7 @@ class SearchRequest:
     inline: bool = False
     address: str | None = None
     findings: Path | None = None
+    workspace: Workspace = field(default_factory=Workspace, compare=False)  # in which `out` was opened
 
 
 @dataclass(frozen=True, kw_only=True)
