@@ -20,7 +20,8 @@ from models.config import parse_settings
 from models.files.layout import RunPaths, append_json_line
 from models.statistics import metrics, reliability
 from models.statistics.bootstrap import Interval, PatientBootstrap, interval
-from orchestrator.datasets.prepare import PrepareRequest, prepare
+from orchestrator.datasets.prepare import prepare
+from orchestrator.datasets.request import PrepareRequest
 from orchestrator.ensembling.build import EnsembleRequest, Material, build_bundle, read_material
 from orchestrator.ensembling.members import finished_targets, member_table
 from orchestrator.ensembling.selection import patient_power

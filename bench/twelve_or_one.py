@@ -27,7 +27,8 @@ from models.files.layout import RunPaths, append_json_line
 from models.statistics import calibration
 from models.statistics.bootstrap import Interval, PatientBootstrap, interval
 from models.statistics.reliability import log_odds
-from orchestrator.datasets.prepare import PrepareRequest, prepare
+from orchestrator.datasets.prepare import prepare
+from orchestrator.datasets.request import PrepareRequest
 from orchestrator.ensembling.build import Material, read_material
 from orchestrator.ensembling.members import finished_targets, mean_logits
 from orchestrator.evaluation.compare_runs import BLEND, against_the_better, problem_of, signed

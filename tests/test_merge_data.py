@@ -11,7 +11,8 @@ import pytest
 from models.files.layout import DatasetPaths
 from orchestrator.datasets.dataset import load_dataset
 from orchestrator.datasets.merge import merge
-from orchestrator.datasets.prepare import PrepareRequest, prepare
+from orchestrator.datasets.prepare import prepare
+from orchestrator.datasets.request import PrepareRequest
 from orchestrator.storage.scratch import locked
 from pathologies.findings.catalog import load_catalog
 from pathologies.labels.resolution import LabelContract, resolve

@@ -73,8 +73,8 @@ def prepare(
     intensity: Annotated[int | None, Option(help="Version of the intensity contract; none: the newest.")] = None,
 ) -> None:
     """Read a label file, decode and letterbox its images once, and split the patients into four parts."""
-    from orchestrator.datasets.prepare import PrepareRequest
     from orchestrator.datasets.prepare import prepare as run
+    from orchestrator.datasets.request import PrepareRequest
     from orchestrator.storage.workspace import Workspace
 
     request = partial(

@@ -4,29 +4,19 @@ In: DATASET folders of one size. Out: a DATASET folder in which a finding that o
 its films; the same film in two parts is dropped from the later one. Called by `hilum merge`.
 """
 
-import contextlib
 import hashlib
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from models.files.layout import (
-    TEMPORARY_PREFIX,
-    DatasetPaths,
-    publishing,
-    read_json,
-    remove_temporaries,
-    to_plain,
-    write_json,
-)
-from orchestrator.datasets.dataset import FORMAT, SEAL, Dataset, hash_file, load_dataset, manifest_hash
-from orchestrator.datasets.manifest import describe_pixels, describe_rows
+from models.files.layout import TEMPORARY_PREFIX, DatasetPaths, publishing, read_json, remove_temporaries, to_plain
+from orchestrator.datasets.dataset import FORMAT, Dataset, load_dataset
+from orchestrator.datasets.manifest import describe_files, describe_rows, map_images, write_manifest
 from orchestrator.datasets.prepare import write_tables
-from orchestrator.storage.scratch import locked
+from orchestrator.storage.scratch import locked_alone
 from pathologies.errors import InputError
 from pathologies.labels.merge import Merged, MergeInput, merge_frames
 from pathologies.splits.duplicates import Leaks, find_leaks
@@ -48,7 +38,8 @@ def merge(inputs: Sequence[Path], out: Path, on_event: Callable[[dict[str, Any]]
     merged = merge_frames([_input(dataset) for dataset in datasets])
     for note in merged.notes:
         on_event({"event": "note", "message": note})
-    with _alone(paths):
+    # The lock is the marker: what lies beside it was left by a merge, and whoever holds it may write it again.
+    with locked_alone(paths.merging, f"Another hilum merge is working on {paths.root}."):
         if paths.manifest.exists():  # another has just finished it, or this one was killed just after
             _require_usable(paths, datasets)
             manifest = read_json(paths.manifest)
@@ -72,20 +63,12 @@ def _require_usable(paths: DatasetPaths, datasets: list[Dataset]) -> None:
         raise InputError(f"--out {paths.root} is not empty. Give a new folder.")
 
 
-@contextlib.contextmanager
-def _alone(paths: DatasetPaths) -> Iterator[None]:
-    """The lock is the marker: what lies beside it was left by a merge, and whoever holds it may write it again."""
-    with locked(paths.merging, wait=False) as mine:
-        if mine is None:
-            raise InputError(f"Another hilum merge is working on {paths.root}. Wait for it, or give another --out.")
-        yield
-
-
 def _make(
     datasets: list[Dataset], merged: Merged, paths: DatasetPaths, on_event: Callable[[dict[str, Any]], None]
 ) -> dict[str, Any]:
     images_sha256 = _join(datasets, paths.images, np.ones(len(merged.frame), bool))
-    leaks = _leaks(datasets, merged, paths)
+    images = map_images(paths, len(merged.frame), datasets[0].manifest["size"])
+    leaks = find_leaks(merged.frame, merged.parts, images)
     rejected = _rejected(datasets, leaks)
     if not leaks.keep.all():
         on_event({"event": "note", "message": f"{len(leaks.dropped)} films lie in an earlier part too: dropped"})
@@ -93,13 +76,7 @@ def _make(
     frame, parts = merged.frame[leaks.keep].reset_index(drop=True), merged.parts[leaks.keep]
     write_tables(paths, frame, parts, rejected)
     manifest = _describe(datasets, merged, frame, parts)
-    manifest |= {"images_sha256": images_sha256, "labels_sha256": hash_file(paths.labels)}
-    manifest |= {"rejected": dict(Counter(rejected["reason"]))}
-    manifest |= describe_pixels(paths, len(frame), manifest["size"], parts)
-    manifest = to_plain(manifest)
-    manifest |= {SEAL: manifest_hash(manifest)}
-    write_json(paths.manifest, manifest)
-    return manifest
+    return write_manifest(paths, manifest | describe_files(paths, images_sha256, manifest["size"], parts, rejected))
 
 
 def _input(dataset: Dataset) -> MergeInput:
@@ -137,12 +114,6 @@ def _join(datasets: list[Dataset], out: Path, keep: np.ndarray) -> str:
                 digest.update(data)
                 stream.write(data)
     return digest.hexdigest()
-
-
-def _leaks(datasets: list[Dataset], merged: Merged, paths: DatasetPaths) -> Leaks:
-    size = datasets[0].manifest["size"]
-    images = np.memmap(paths.images, np.uint8, mode="r", shape=(len(merged.frame), size, size))
-    return find_leaks(merged.frame, merged.parts, images)
 
 
 def _rejected(datasets: list[Dataset], leaks: Leaks) -> pd.DataFrame:

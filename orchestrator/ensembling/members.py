@@ -5,7 +5,6 @@ stored predictions. Called by the ensembler and by `replace`. Only test-time aug
 """
 
 import dataclasses
-import hashlib
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from models.data.targets import Targets
 from models.files.layout import RESERVED_SLUGS, BundlePaths, RunPaths, TargetPaths, publishing, read_json
 from models.statistics.metrics import divide
 from models.statistics.reliability import log_odds
-from orchestrator.datasets.dataset import Dataset
+from orchestrator.datasets.dataset import Dataset, hash_file
 from pathologies.errors import InputError
 from pathologies.table_files import read_parquet_file
 
@@ -163,14 +162,14 @@ def bundled_table(
 
 def copy_weights(one: Trained, out: BundlePaths) -> dict[str, Any]:
     """Copy a member's weights into a bundle; returns its entry in `models`."""
-    goal = out.shared_weights(one.member, hash_of(one.weights)) if one.outputs else out.weights(one.slug, one.name)
+    goal = out.shared_weights(one.member, hash_file(one.weights)) if one.outputs else out.weights(one.slug, one.name)
     if not (one.outputs and goal.exists()):  # a shared network is copied once for all its findings
         with publishing(goal) as temporary:
             shutil.copyfile(one.weights, temporary)
     kind = one.outcome.get("architecture") or {"name": one.config["backbone"], "args": {}}  # runs of before: no args
     return {
         "file": str(goal.relative_to(out.root)),
-        "sha256": hash_of(goal),
+        "sha256": hash_file(goal),
         "member": one.member,
         "snapshot": one.snapshot,  # the epoch of a snapshot of the member's training; 0: its best weights
         "column": one.column,  # which output of the network
@@ -211,10 +210,6 @@ def taught_prior(one: Trained, calibrate_share: float) -> dict[str, Any]:
     return prior
 
 
-def hash_of(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
 def _stored(paths: TargetPaths, part: str, snapshot: int = 0, finding: str = "") -> pd.Series:
     """`finding`: of a shared network, whose columns are called so."""
     column = (finding or "logit") + (f"@{snapshot}" if snapshot else "")
@@ -229,5 +224,5 @@ def _same_weights(run: RunPaths, model: Mapping[str, Any]) -> TargetPaths | None
         return None
     paths = run.shared(model["member"]) if model.get("outputs") else run.target(owner, model["member"])
     weights = paths.snapshot(model["snapshot"]) if model.get("snapshot") else paths.weights
-    there = weights.is_file() and paths.predictions.is_file() and hash_of(weights) == model["sha256"]
+    there = weights.is_file() and paths.predictions.is_file() and hash_file(weights) == model["sha256"]
     return paths if there else None

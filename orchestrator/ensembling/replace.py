@@ -6,7 +6,6 @@ consistency, are named, and fitted again only if that is asked for.
 """
 
 import dataclasses
-import hashlib
 import shutil
 from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
@@ -20,11 +19,12 @@ from models.files.layout import BundlePaths, RunPaths, publishing, read_json
 from models.statistics.blending import LEARNED, Blend
 from models.statistics.bootstrap import PatientBootstrap, paired_difference
 from models.statistics.hierarchy import descendants
+from orchestrator.datasets.dataset import hash_file
 from orchestrator.ensembling import build
 from orchestrator.ensembling.build import Material
 from orchestrator.ensembling.bundle_writing import check_goal, finish, new_bundle
 from orchestrator.ensembling.calibration_fit import FitSettings, bounds, fit_findings
-from orchestrator.ensembling.members import Trained, bundled_table, hash_of
+from orchestrator.ensembling.members import Trained, bundled_table
 from orchestrator.ensembling.selection import Question
 from orchestrator.inference.bundle import load_bundle
 from orchestrator.storage.workspace import Workspace
@@ -153,7 +153,7 @@ def _gather(request: ReplaceRequest) -> tuple[Parts, dict[str, str]]:
         raise InputError(f"The bundle has no {', '.join(absent)} to replace. It has: {', '.join(old['findings'])}.")
     _require_same_data(old, material)
     trained, left_out = build.trained_members(run, tuple(slugs), material.catalog, request.snapshots, request.use)
-    kept = {hash_of(one.weights) for slug in slugs for one in trained[slug] if one.outputs}
+    kept = {hash_file(one.weights) for slug in slugs for one in trained[slug] if one.outputs}
     dependants = dependants_of(old, slugs, kept)
     if dependants and not request.refit_dependents:
         ways = ", ".join(f"{slug} (by {way})" for slug, way in dependants.items())
@@ -261,7 +261,7 @@ def _report(parts: Parts, findings: Mapping[str, Any], questions: Mapping[str, Q
     return {
         "findings": changed,
         "unchanged": [slug for slug in findings if slug not in parts.changed],
-        "bundle_sha256": hashlib.sha256(parts.source.bundle.read_bytes()).hexdigest(),
+        "bundle_sha256": hash_file(parts.source.bundle),
     }
 
 

@@ -6,7 +6,6 @@ per finding, `conformal.csv` where the bundle has zones, and `uncertain.csv` whe
 where the run is not at hand.
 """
 
-import hashlib
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -19,7 +18,7 @@ import pandas as pd
 
 from models.files.layout import BundlePaths, RunPaths, publishing, read_json_lines, to_plain, write_json, write_text
 from models.statistics.metrics import sigmoid
-from orchestrator.datasets.dataset import Dataset, load_dataset
+from orchestrator.datasets.dataset import Dataset, hash_file, load_dataset
 from orchestrator.evaluation.conformal_coverage import coverage_notes, coverage_table, measure_coverage
 from orchestrator.evaluation.plots import FindingCurves, draw_finding, draw_overview
 from orchestrator.evaluation.scoring import (
@@ -239,14 +238,13 @@ def _read_as(contract: LabelContract, uncertain: str) -> LabelContract:
 
 def _log_reading(bundle: Bundle, dataset: Dataset, request: EvaluateRequest) -> None:
     """Before the labels are looked at: a reading that crashes has been a reading."""
-    description = bundle.paths.bundle.read_bytes()
     append_line(
         _log_of(bundle),
         {
             "time": datetime.now(UTC).isoformat(timespec="seconds"),
             "command": "evaluate",
             "bundle": Path(address(bundle.paths.root)).name,
-            "bundle_sha256": hashlib.sha256(description).hexdigest(),
+            "bundle_sha256": hash_file(bundle.paths.bundle),
             "split_hash": dataset.manifest["split_hash"],
             "truth": request.truth.name if request.truth else None,
         },

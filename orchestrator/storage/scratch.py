@@ -16,6 +16,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
+from pathologies.errors import InputError
+
 log = logging.getLogger(__name__)
 VARIABLE = "HILUM_CACHE"
 
@@ -67,6 +69,15 @@ def locked(path: Path, shared: bool = False, wait: bool = True) -> Iterator[IO[s
         except BlockingIOError:
             held = False
         yield stream if held else None
+
+
+@contextlib.contextmanager
+def locked_alone(path: Path, other: str) -> Iterator[None]:
+    """Hold the lock `path`, or be refused: `other` says who holds it. Errors: InputError."""
+    with locked(path, wait=False) as mine:
+        if mine is None:
+            raise InputError(f"{other} Wait for it, or give another --out.")
+        yield
 
 
 def _sweep(above: Path) -> None:

@@ -4,12 +4,12 @@ In: a TrainRequest. Out: finished target folders and a list of results; the file
 the executor. Called by `hilum train`. `--inline` runs the same function in this process, for tests and debuggers.
 """
 
-import contextlib
 import dataclasses
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -19,7 +19,7 @@ from typing import Any
 from models.files.layout import DatasetPaths, append_json_line, read_json, write_json
 from models.files.retry import Patience
 from orchestrator.storage.object_store import is_remote
-from orchestrator.storage.scratch import locked
+from orchestrator.storage.scratch import locked_alone
 from orchestrator.storage.workspace import DrivenRun
 from orchestrator.training.environment import process_environment
 from orchestrator.training.last_round import whole_rounds
@@ -32,7 +32,6 @@ from orchestrator.training.resources import cluster_precision, definite_share, m
 from orchestrator.training.retries import INTERRUPTED, Retries
 from orchestrator.training.schedule import longest_first
 from orchestrator.training.worker import train_in_worker
-from pathologies.errors import InputError
 
 log = logging.getLogger(__name__)
 POLL_SECONDS = 1.0
@@ -263,10 +262,6 @@ def record(run: DrivenRun, event: dict[str, Any]) -> None:
     run.publish(run.ledger)
 
 
-@contextlib.contextmanager
-def exclusive(run: DrivenRun) -> Iterator[None]:
+def exclusive(run: DrivenRun) -> AbstractContextManager[None]:
     """One driver per run; the system lets go of the lock when a driver dies, however it dies."""
-    with locked(run.lock, wait=False) as mine:
-        if mine is None:
-            raise InputError(f"Another hilum command is working on {run.root}. Wait for it, or give another --out.")
-        yield
+    return locked_alone(run.lock, f"Another hilum command is working on {run.root}.")
