@@ -1,6 +1,42 @@
-"""Tables as plain text: nothing is cut off, whatever the width of the terminal."""
+"""Figures and tables as plain text: nothing is cut off, whatever the width of the terminal.
 
+In: numbers, intervals, rows of cells. Out: text. Called by whatever tells a reader something; imports nothing heavy.
+"""
+
+import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from models.statistics.bootstrap import Interval
+
+
+def number(value: float | None, digits: int = 3, sign: str = "") -> str:
+    """A figure as text; "-" where it does not exist. `sign="+"`: also of a positive one."""
+    return "-" if value is None or math.isnan(value) else f"{value:{sign}.{digits}f}"
+
+
+def cell(value: float | None, sign: str = "") -> str:
+    """As `number`, and empty where it does not exist."""
+    text = number(value, sign=sign)
+    return "" if text == "-" else text
+
+
+def beside(text: str, yardstick: float) -> str:
+    """A figure with its yardstick in brackets."""
+    return text if text == "-" else f"{text} ({number(yardstick)})"
+
+
+def span(figure: "Interval", digits: int = 3) -> str:
+    """A figure with its interval: 0.853 (0.811-0.890)."""
+    ends = "" if math.isnan(figure.low) else f" ({number(figure.low, digits)}-{number(figure.high, digits)})"
+    return number(figure.value, digits) + ("" if math.isnan(figure.value) else ends)
+
+
+def signed(value: float | None, low: float | None, high: float | None) -> str:
+    """A difference with its interval: +0.012 (-0.003 to +0.027)."""
+    text, lowest, highest = (number(one, sign="+") for one in (value, low, high))
+    return text if "-" in (text, lowest) else f"{text} ({lowest} to {highest})"
 
 
 def aligned(titles: Sequence[object], rows: Sequence[Sequence[object]]) -> str:

@@ -4,7 +4,6 @@ In: the launcher's events. Out: a table that is drawn anew on a terminal; elsewh
 `hilum train`.
 """
 
-import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,6 +14,8 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
+
+from orchestrator.formatting import cell
 
 COLUMNS = ("target", "state", "epoch", "train loss", "select AUC", "images/s", "remaining", "note")
 
@@ -92,8 +93,8 @@ def cells(line: Line) -> list[str]:
         line.job.removesuffix("/0"),
         line.state,
         f"{line.epoch}/{line.epochs}" if line.epoch else "",
-        _figure(row.get("train_loss")),
-        _figure(row.get("select_auc")),
+        cell(row.get("train_loss")),
+        cell(row.get("select_auc")),
         f"{row['images_per_second']:.0f}" if row else "",
         line.remaining(),
         line.note,
@@ -118,7 +119,3 @@ def _finish(line: Line, outcome: dict[str, Any]) -> None:
     line.note = f"best epoch {outcome['best_epoch']}"
     if outcome.get("selection_rule") not in (None, "auc"):
         line.note += f", by {outcome['selection_rule']}"
-
-
-def _figure(value: float | None) -> str:
-    return "" if value is None or math.isnan(value) else f"{value:.3f}"

@@ -8,6 +8,7 @@ import typer
 from typer import Argument, Option
 
 from orchestrator.cli.console import errors, say, show_table
+from orchestrator.formatting import cell
 from orchestrator.storage.workspace import place
 from pathologies.errors import InputError
 
@@ -208,7 +209,7 @@ def show_outcomes(outcomes: list[dict[str, Any]]) -> None:
     for one in outcomes:
         memory = one.get("peak_memory_bytes")
         rows.append([
-            one["job"].removesuffix("/0"), one["status"], one.get("best_epoch") or "", figure(one.get("select_score")),
+            one["job"].removesuffix("/0"), one["status"], one.get("best_epoch") or "", cell(one.get("select_score")),
             one.get("selection_rule") or "", one.get("pid") or "", f"{memory / 2**20:.0f} MiB" if memory else "",
         ])  # fmt: skip
     show_table(("target", "status", "best epoch", "select score", "chosen by", "process", "peak memory"), rows)
@@ -221,7 +222,7 @@ def show_bundle(description: dict[str, Any]) -> None:
         span = f"{figures['auc_low']:.3f} to {figures['auc_high']:.3f}" if "auc" in figures else figures["reason"]
         rows.append([
             slug, len(entry["models"]), entry["counts"]["positives"], entry["counts"]["negatives"],
-            figure(figures.get("auc")), span, figure(figures.get("ece")), entry["calibration"]["method"],
+            cell(figures.get("auc")), span, cell(figures.get("ece")), entry["calibration"]["method"],
             f"{point['threshold']:.3f}" if point["useful"] else "no useful threshold",
         ])  # fmt: skip
     columns = (
@@ -253,7 +254,3 @@ def show_choices(description: dict[str, Any]) -> None:
     weak = [slug for slug, entry in description["findings"].items() if entry.get("notes")]
     if weak:
         say(f"Too few patients of a class in calibrate, so the simplest was taken without a choice: {', '.join(weak)}.")
-
-
-def figure(value: float | None) -> str:
-    return "" if value is None else f"{value:.3f}"

@@ -346,7 +346,7 @@ def _judge(
     if len(truth) > 1:
         bootstrap = PatientBootstrap(patients, resamples=request.resamples)
         gap = interval(bootstrap.mean_scores((after - truth) ** 2 - (plain - truth) ** 2))
-        facts["brier_change"] = {"value": gap.value, "low": gap.low, "high": gap.high}
+        facts["brier_change"] = gap.bounds
     return facts
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from models.statistics import conformal, metrics, reliability, thresholds
-from models.statistics.bootstrap import Interval, PatientBootstrap, paired_difference, patient_folds, rate_interval
+from models.statistics.bootstrap import PatientBootstrap, paired_difference, patient_folds, rate_interval
 from models.statistics.hierarchy import descendants
 from orchestrator.ensembling.selection import ChoosingSettings, Question, Solution, patient_power, solve
 from pathologies.errors import InputError
@@ -210,11 +210,7 @@ def _point(answers: Answers, rule: str, bootstrap: PatientBootstrap, probability
     resampled = bootstrap.call_scores(call, truth)
     trials = {"sensitivity": truth > 0, "specificity": truth < 1, "precision": call}
     found = {name: rate_interval(resampled[name], bootstrap.patients_with(trials[name])) for name in SHOWN}
-    return point.to_dict() | {"cross_validated": {name: bounds(one) for name, one in found.items()}}
-
-
-def bounds(figure: Interval) -> dict[str, float]:
-    return {"value": figure.value, "low": figure.low, "high": figure.high}
+    return point.to_dict() | {"cross_validated": {name: one.bounds for name, one in found.items()}}
 
 
 def _raised(
@@ -270,4 +266,4 @@ def _effect(before: Answers, after: Answers, settings: FitSettings) -> dict:
     known = ~np.isnan(before.truth)
     bootstrap = PatientBootstrap(before.patients[known], resamples=settings.resamples)
     gap = paired_difference(bootstrap, after.held_out[known], before.held_out[known], before.truth[known])
-    return found | {"auc_gain": bounds(gap)}
+    return found | {"auc_gain": gap.bounds}

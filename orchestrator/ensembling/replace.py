@@ -23,9 +23,10 @@ from orchestrator.datasets.dataset import hash_file
 from orchestrator.ensembling import build
 from orchestrator.ensembling.build import Material
 from orchestrator.ensembling.bundle_writing import check_goal, finish, new_bundle
-from orchestrator.ensembling.calibration_fit import FitSettings, bounds, fit_findings
+from orchestrator.ensembling.calibration_fit import FitSettings, fit_findings
 from orchestrator.ensembling.members import Trained, bundled_table
 from orchestrator.ensembling.selection import Question
+from orchestrator.formatting import number, signed
 from orchestrator.inference.bundle import load_bundle
 from orchestrator.storage.workspace import Workspace
 from pathologies.errors import InputError
@@ -126,9 +127,9 @@ def replacement_table(description: Mapping[str, Any]) -> tuple[list[str], list[l
     for slug, one in description["replaced"]["findings"].items():
         cells = [slug, one["role"]]
         for name in ("auc", "ece", "sensitivity", "specificity"):
-            cells.append(" -> ".join(_text(one[when].get(name)) for when in ("before", "after")))
+            cells.append(" -> ".join(number(one[when].get(name)) for when in ("before", "after")))
         gain = one.get("auc_gain")
-        rows.append([*cells, f"{gain['value']:+.3f} ({gain['low']:+.3f} to {gain['high']:+.3f})" if gain else ""])
+        rows.append([*cells, signed(**gain) if gain else ""])
     titles = ["on part calibrate", "", "AUC", "ECE", "sensitivity", "specificity", "AUC gain, same films"]
     return titles, rows
 
@@ -277,7 +278,7 @@ def _gain(parts: Parts, slug: str, question: Question, after: Mapping[str, Any])
         return None
     bootstrap = PatientBootstrap(question.patients[known])
     new, old = question.score(blends[1])[known], blends[0].apply(table)[known]
-    return bounds(paired_difference(bootstrap, new, old, question.truth[known]))
+    return paired_difference(bootstrap, new, old, question.truth[known]).bounds
 
 
 def _kept_answers(parts: Parts, unchanged: list[str]) -> dict[str, dict[str, Any]]:
@@ -295,7 +296,3 @@ def _copy(source: Path, goal: Path) -> None:
 
 def _consistency(description: Mapping[str, Any]) -> bool:
     return bool(description.get("consistency", False))
-
-
-def _text(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"

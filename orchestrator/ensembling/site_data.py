@@ -13,11 +13,17 @@ import numpy as np
 import pandas as pd
 
 from orchestrator.datasets.dataset import hash_file
-from orchestrator.evaluation.alignment import patients_note, ways_to_say_in_tables
 from orchestrator.inference.bundle import Bundle
 from orchestrator.inference.identity import tagged
 from orchestrator.inference.predict import PATH_COLUMNS, decoded_batches
-from orchestrator.inference.prediction_tables import Columns, Table, read_frame, read_truth
+from orchestrator.inference.prediction_tables import (
+    Columns,
+    Table,
+    patients_note,
+    read_frame,
+    read_truth,
+    ways_to_say_in_tables,
+)
 from pathologies.errors import InputError
 
 VIEW_COLUMNS = ("view", "Frontal/Lateral", "View Position", "ViewPosition", "view_position")

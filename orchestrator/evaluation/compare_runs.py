@@ -22,8 +22,9 @@ from models.statistics.metrics import undefined_reason
 from orchestrator.ensembling.build import Material, read_material, trained_members
 from orchestrator.ensembling.members import Trained, mean_logits
 from orchestrator.ensembling.selection import patient_power
-from orchestrator.evaluation.scoring import judged, mean_figures, number, resamples_note
+from orchestrator.evaluation.scoring import judged, mean_figures, resamples_note
 from orchestrator.evaluation.training_cost import Cost, cost_of, epochs_of, span_of
+from orchestrator.formatting import number, signed
 from orchestrator.storage.workspace import Workspace, append_line
 from pathologies.errors import InputError
 
@@ -266,14 +267,7 @@ def comparison_rows(found: RunComparison) -> tuple[list[str], list[list[str]]]:
     rows = []
     for row in found.rows:
         cells = [row.slug, str(row.positives), str(row.negatives), number(row.auc[0]), number(row.auc[1])]
-        cells += [signed(row.gap), number(row.p_holm), row.problem or row.better, *row.epochs]
-        rows.append([*cells, number(row.blend), signed(row.blend_gap)] if row.blend_gap else cells)
+        cells += [signed(**row.gap.bounds), number(row.p_holm), row.problem or row.better, *row.epochs]
+        rows.append([*cells, number(row.blend), signed(**row.blend_gap.bounds)] if row.blend_gap else cells)
     width = len(titles) - 6
-    return titles, [*rows, ["mean", "", "", "", "", signed(found.mean_gap), *[""] * width]]
-
-
-def signed(gap: Interval) -> str:
-    """A difference with its interval: +0.012 (-0.003 to +0.027)."""
-    if np.isnan(gap.value):
-        return "-"
-    return f"{gap.value:+.3f}" + ("" if np.isnan(gap.low) else f" ({gap.low:+.3f} to {gap.high:+.3f})")
+    return titles, [*rows, ["mean", "", "", "", "", signed(**found.mean_gap.bounds), *[""] * width]]

@@ -256,8 +256,7 @@ def reader_points(readers, scores, truth, bootstrap: PatientBootstrap) -> pd.Dat
             figures = bootstrap.call_scores(call == 1, answer)
             row = {"reader": reader, "finding": slug, "positives": int((answer == 1).sum())}
             for name in ("sensitivity", "specificity"):
-                found = interval(figures[name], bootstrap.level)
-                row |= {name: found.value, f"{name}_low": found.low, f"{name}_high": found.high}
+                row |= interval(figures[name], bootstrap.level).columns(name)
             for name, table in scores.items():
                 if slug in table:
                     row[f"{name} at this specificity"] = sensitivity_at(*judged(table, truth, slug), row["specificity"])

@@ -9,9 +9,11 @@ import numpy as np
 
 from models.statistics import metrics
 from orchestrator.evaluation.compare_tables import Comparison
-from orchestrator.evaluation.plots import BLUE, GREY, ORANGE, STYLE, draw_interval, pyplot, roc_points, save_figure
-from orchestrator.evaluation.scoring import judged, number, span
+from orchestrator.evaluation.plots import draw_interval, roc_points
+from orchestrator.evaluation.scoring import judged
 from orchestrator.evaluation.table_blends import BLENDS
+from orchestrator.formatting import number, span
+from orchestrator.plotting import BLUE, GREY, ORANGE, STYLE, pyplot, save_figure
 
 GREEN = "#009E73"
 COLUMNS = 4  # panels of ROC curves beside each other

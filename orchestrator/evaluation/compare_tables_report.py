@@ -9,10 +9,10 @@ from pathlib import Path
 import pandas as pd
 
 from models.files.layout import publishing, to_plain, write_json, write_text
-from orchestrator.evaluation import scoring
 from orchestrator.evaluation.compare_tables import MULTI_LABEL, Comparison
 from orchestrator.evaluation.compare_tables_plots import draw_comparison, draw_roc_curves
-from orchestrator.formatting import aligned
+from orchestrator.evaluation.scoring import UNDERPOWERED, report_frame
+from orchestrator.formatting import aligned, beside, number, span
 
 Rows = tuple[list[str], list[list[str]]]
 SHOWN = ("average_precision", "sensitivity", "specificity", "f1", "f2", "brier", "ece")
@@ -22,11 +22,11 @@ def comparison_frame(comparison: Comparison) -> pd.DataFrame:
     """A row per table and finding with every figure, and the mean of each table."""
     frames = []
     for name, report in comparison.reports.items():
-        frame = scoring.report_frame(report)
+        frame = report_frame(report)
         last = frame.index[-1]
         together = comparison.means[name] | comparison.multi_label[name]
         for figure, found in together.items():
-            for column, value in ((figure, found.value), (f"{figure}_low", found.low), (f"{figure}_high", found.high)):
+            for column, value in found.columns(figure).items():
                 frame.loc[last, column] = value
         frame.insert(0, "table", name)
         frames.append(frame)
@@ -39,9 +39,9 @@ def comparison_table(comparison: Comparison) -> Rows:
     titles += ["all right", "Hamming loss", "sample F1"]
     rows = []
     for name, means in comparison.means.items():
-        cells = [scoring.number(means[figure].value) for figure in SHOWN]
-        cells += [scoring.number(comparison.multi_label[name][figure].value) for figure in MULTI_LABEL]
-        rows.append([name, str(len(comparison.reports[name].findings)), scoring.span(means["auc"]), *cells])
+        cells = [number(means[figure].value) for figure in SHOWN]
+        cells += [number(comparison.multi_label[name][figure].value) for figure in MULTI_LABEL]
+        rows.append([name, str(len(comparison.reports[name].findings)), span(means["auc"]), *cells])
     return titles, rows
 
 
@@ -56,9 +56,9 @@ def finding_table(comparison: Comparison) -> Rows:
             if slug not in report.findings:
                 continue
             one = report.findings[slug]
-            cells = [scoring.number(one.figures[figure].value) for figure in SHOWN]
-            cells[-1] = scoring.beside(cells[-1], one.ece_chance)
-            area = scoring.span(one.figures["auc"])
+            cells = [number(one.figures[figure].value) for figure in SHOWN]
+            cells[-1] = beside(cells[-1], one.ece_chance)
+            area = span(one.figures["auc"])
             notes = "; ".join(one.problems)
             rows.append([slug, name, str(one.positives), str(one.negatives), area, *cells, notes])
     return titles, rows
@@ -80,7 +80,7 @@ def difference_table(comparison: Comparison) -> Rows:
                 f"{best} minus {other}",
                 f"{sign * row.auc_difference:+.4f}",
                 f"{low:+.4f} to {high:+.4f}",
-                scoring.number(row.p_holm) + star,
+                number(row.p_holm) + star,
             ]
         )
     return ["mean AUC, paired", "difference", "95 % interval", "p (Holm over all pairs)"], rows
@@ -92,8 +92,8 @@ def reader_table(comparison: Comparison) -> Rows:
     tables = [column.removesuffix(ends) for column in comparison.readers.columns if column.endswith(ends)]
     rows = []
     for _, row in comparison.readers.iterrows():
-        cells = [scoring.number(row["sensitivity"]), scoring.number(row["specificity"])]
-        cells += [scoring.number(row[name + ends]) for name in tables]
+        cells = [number(row["sensitivity"]), number(row["specificity"])]
+        cells += [number(row[name + ends]) for name in tables]
         rows.append([row["finding"], row["reader"], str(row["positives"]), *cells])
     return ["sensitivity at the reader's specificity", "reader", "pos", "reader's", "specificity", *tables], rows
 
@@ -120,7 +120,7 @@ def comparison_notes(comparison: Comparison) -> list[str]:
     weak = {slug: one for slug, one in weak.items() if one.underpowered}
     if weak:
         counts = ", ".join(f"{slug} ({one.positives} positive, {one.negatives} negative)" for slug, one in weak.items())
-        notes.append(f"Fewer than {scoring.UNDERPOWERED} of a class, so read with care: {counts}.")
+        notes.append(f"Fewer than {UNDERPOWERED} of a class, so read with care: {counts}.")
     return [*notes, *comparison.notes]
 
 
@@ -140,7 +140,7 @@ def comparison_data(comparison: Comparison) -> dict:
 
 
 def _intervals(figures) -> dict:
-    return {name: {"value": one.value, "low": one.low, "high": one.high} for name, one in figures.items()}
+    return {name: one.bounds for name, one in figures.items()}
 
 
 def write_comparison(comparison: Comparison, folder: Path) -> None:

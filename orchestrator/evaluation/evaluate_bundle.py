@@ -28,10 +28,9 @@ from orchestrator.evaluation.scoring import (
     report_frame,
     report_notes,
     report_table,
-    span,
 )
 from orchestrator.evaluation.uncertain_labels import READINGS, measure_uncertain, uncertain_notes, uncertain_table
-from orchestrator.formatting import aligned
+from orchestrator.formatting import aligned, span
 from orchestrator.inference.aggregation import aggregate_ids, aggregate_scores, aggregate_truth
 from orchestrator.inference.bundle import BATCH, Bundle, load_bundle
 from orchestrator.inference.decisions import find_slug, threshold_notes, thresholds_of

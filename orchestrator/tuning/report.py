@@ -17,6 +17,8 @@ from scipy.stats import rankdata
 
 from models.files.layout import publishing
 from models.statistics.bootstrap import PatientBootstrap, holm, interval, p_value
+from orchestrator.formatting import cell
+from orchestrator.plotting import save_figure
 from orchestrator.tuning.space import Dimension
 from orchestrator.tuning.study import Search
 from orchestrator.tuning.trials import STOPPED, Trial, ranked, read_trials
@@ -111,9 +113,9 @@ def table_rows(searches: Mapping[str, Search]) -> list[list[str]]:
         mattered = [one.field for one in importances(trials, search.space) if one.share > one.chance]
         span = f"{seen.low:+.3f} to {seen.high:+.3f}" if seen.low is not None else ""
         rows.append([
-            slug, str(len(trials)), *map(str, counts), str(failed), _figure(default),
-            _figure(best[0].score if best else None), str(best[0].number) if best else "", search.rule.name,
-            _figure(seen.default), _figure(seen.tuned), _figure(seen.difference, "+"), span, seen.verdict,
+            slug, str(len(trials)), *map(str, counts), str(failed), cell(default),
+            cell(best[0].score if best else None), str(best[0].number) if best else "", search.rule.name,
+            cell(seen.default), cell(seen.tuned), cell(seen.difference, sign="+"), span, seen.verdict,
             ", ".join(mattered[:3]) or "nothing beyond chance",
         ])  # fmt: skip
     return rows
@@ -138,9 +140,7 @@ def write_report(searches: Mapping[str, Search]) -> list[Path]:
         goal = search.paths.run.tuned(slug).with_suffix(".png")
         trials = [trial for trial in read_trials(search.paths) if trial.score is not None]
         if trials:
-            with publishing(goal) as temporary:
-                draw_search(search, trials).savefig(temporary, dpi=110)
-            written.append(goal)
+            written.append(save_figure(draw_search(search, trials), goal))
     if searches:
         goal = next(iter(searches.values())).paths.run.tuned("any").with_name("trials.csv")
         with publishing(goal) as temporary:
@@ -151,11 +151,9 @@ def write_report(searches: Mapping[str, Search]) -> list[Path]:
 
 def draw_search(search: Search, trials: Sequence[Trial]):
     """Parallel coordinates above; best so far over time and what mattered below."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(14, 8), layout="constrained")
-    FigureCanvasAgg(figure)
     axes = figure.subplot_mosaic([["lines", "lines"], ["time", "share"]], width_ratios=[3, 2])
     figure.suptitle(
         f"{search.slug}: {len(trials)} trials, score: {search.rule.name} on part select "
@@ -270,7 +268,3 @@ def _verdict(difference: float, p: float) -> str:
     if not p < 0.05:
         return "no difference shown"
     return "tuned is better" if difference > 0 else "tuned is WORSE"
-
-
-def _figure(value: float | None, sign: str = "") -> str:
-    return "" if value is None else f"{value:{sign}.3f}"
