@@ -1,7 +1,8 @@
 """A DATASET: made from a label file and images, opened and checked, joined with others.
 
 In: a `PrepareRequest`, or complete DATASET folders. Out: a DATASET folder, `manifest.json` last; an opened `Dataset`.
-From elsewhere are imported `dataset` (`load_dataset`, `Dataset`, `hash_file`), `request` (`PrepareRequest`), `prepare`,
-`merge` and `audit_plots`, the last four by the command line alone. Read `request` (what can be asked for), `prepare`
-(all steps in order), `decoding` (films into shards), `manifest`, `dataset`, `merge`, `audit_plots`.
+From elsewhere are imported `dataset` (`load_dataset`, `Dataset`, `hash_file`), `labelled` (`Material`),
+`request` (`PrepareRequest`), `prepare`, `merge` and `audit_plots`, the last four by the command line alone. Read
+`request` (what can be asked for), `prepare` (all steps in order), `decoding` (films into shards), `manifest`,
+`dataset`, `labelled` (with its labels and their truth), `merge`, `audit_plots`.
 """

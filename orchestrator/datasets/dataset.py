@@ -6,7 +6,7 @@ not fit. Called by everything that trains on or evaluates a data set.
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,8 @@ from pathologies.table_files import read_parquet_file
 
 FORMAT = "hilum-dataset/1"
 SEAL = "manifest_sha256"  # key of the manifest's own hash
+SAME_DATA = ("images_sha256", "labels_sha256", "split_hash")  # equal: the same films, labels and parts
+ALIKE = ("size", "letterbox", "intensity")  # equal: films that one network can take
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +80,11 @@ def load_dataset(path: Path | str) -> Dataset:
     check_disjoint(split, split["part"])
     open_images(paths.root)
     return Dataset(manifest=manifest, paths=paths)
+
+
+def differing(one: Mapping[str, Any], other: Mapping[str, Any], names: Iterable[str] = SAME_DATA) -> list[str]:
+    """Those of `names` of which the two say different things: none where both are of the same data."""
+    return [name for name in names if one.get(name) != other.get(name)]
 
 
 def manifest_hash(manifest: Mapping[str, Any]) -> str:

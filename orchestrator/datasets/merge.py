@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from models.files.layout import TEMPORARY_PREFIX, DatasetPaths, publishing, read_json, remove_temporaries, to_plain
-from orchestrator.datasets.dataset import FORMAT, Dataset, load_dataset
+from orchestrator.datasets.dataset import ALIKE, FORMAT, Dataset, differing, load_dataset
 from orchestrator.datasets.manifest import describe_files, describe_rows, map_images, write_manifest
 from orchestrator.datasets.prepare import write_tables
 from orchestrator.storage.scratch import locked_alone
@@ -23,7 +23,6 @@ from pathologies.splits.duplicates import Leaks, find_leaks
 from pathologies.table_files import read_csv_file
 
 CHUNK = 1024  # films copied at once
-ALIKE = ("size", "letterbox", "intensity")
 
 
 def merge(inputs: Sequence[Path], out: Path, on_event: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
@@ -91,10 +90,10 @@ def _input(dataset: Dataset) -> MergeInput:
 def _require_alike(datasets: list[Dataset]) -> None:
     first = datasets[0] if datasets else None
     for dataset in datasets[1:]:
-        differing = [name for name in ALIKE if dataset.manifest[name] != first.manifest[name]]
-        if differing:
+        changed = differing(dataset.manifest, first.manifest, ALIKE)
+        if changed:
             raise InputError(
-                f"{first.root} and {dataset.root} differ in {', '.join(differing)} "
+                f"{first.root} and {dataset.root} differ in {', '.join(changed)} "
                 f"(sizes {first.manifest['size']} and {dataset.manifest['size']}). Prepare them alike first."
             )
         if dataset.manifest["reference_contract"]["closure"] != first.manifest["reference_contract"]["closure"]:

@@ -16,7 +16,8 @@ import pandas as pd
 
 from models.files.layout import BundlePaths, RunPaths, read_json
 from models.statistics.hierarchy import descendants
-from orchestrator.datasets.dataset import Dataset, load_dataset
+from orchestrator.datasets.dataset import Dataset, differing
+from orchestrator.datasets.labelled import Material, read_material
 from orchestrator.ensembling.bundle_writing import check_goal, finish, new_bundle
 from orchestrator.ensembling.calibration_fit import FitSettings, fit_findings
 from orchestrator.ensembling.members import (
@@ -32,8 +33,7 @@ from orchestrator.ensembling.selection import Question
 from orchestrator.inference.bundle_description import FORMAT
 from orchestrator.storage.workspace import Workspace
 from pathologies.errors import InputError
-from pathologies.findings.catalog import CHEXPERT_TARGETS, Pathology, find_pathology, load_catalog
-from pathologies.labels.resolution import LabelContract, resolve
+from pathologies.findings.catalog import CHEXPERT_TARGETS, Pathology, find_pathology
 
 __all__ = ["EnsembleRequest", "Trained", "build_bundle", "finished_targets", "mean_logits"]
 
@@ -54,26 +54,6 @@ class EnsembleRequest:
     workspace: Workspace = field(default_factory=Workspace, compare=False)  # in which the folders were opened
 
 
-@dataclass(frozen=True, kw_only=True)
-class Material:
-    """What entries are made from, beside the members' logits."""
-
-    dataset: Dataset
-    catalog: Mapping[str, Pathology]
-    frame: pd.DataFrame
-
-    @property
-    def patients(self) -> pd.Series:
-        return self.frame.set_index("image_id")["patient_id"]
-
-    def reference(self, slug: str) -> pd.Series:
-        """Truth under the reference contract by image_id; NaN where unknown."""
-        manifest = self.dataset.manifest
-        contract = LabelContract.from_dict(manifest["reference_contract"])
-        answer = resolve(self.frame, slug, contract, self.catalog, labelled=manifest["sources"])
-        return pd.Series(answer.values, index=self.frame["image_id"]).where(answer.weights > 0)
-
-
 def build_bundle(request: EnsembleRequest) -> dict[str, Any]:
     """Write the bundle and return its description. Errors: no finished target; a data set that is not the run's.
 
@@ -81,7 +61,7 @@ def build_bundle(request: EnsembleRequest) -> dict[str, Any]:
     """
     run = RunPaths(request.run)
     check_goal(request.out, run.root, request.force)
-    material = read_material(run, request.dataset, request.findings, request.workspace)
+    material = run_material(run, request.dataset, request.findings, request.workspace)
     trained, left_out = trained_members(run, request.targets, material.catalog, request.snapshots, request.use)
     order = [slug for slug in (*CHEXPERT_TARGETS, *material.catalog) if slug in trained]
     trained = {slug: trained[slug] for slug in dict.fromkeys(order)}
@@ -104,12 +84,21 @@ def build_bundle(request: EnsembleRequest) -> dict[str, Any]:
         return finish(description | {"consistency": request.consistency}, out)
 
 
-def read_material(
-    run: RunPaths, dataset: Path | None, findings: Path | None, workspace: Workspace | None = None
+def run_material(
+    run: RunPaths, dataset: Path | None = None, findings: Path | None = None, workspace: Workspace | None = None
 ) -> Material:
-    """The run's data set and the catalogue. Errors: not a run; a data set that is not the run's."""
-    opened = _dataset_of(run, dataset, workspace or Workspace())
-    return Material(dataset=opened, catalog=load_catalog(findings), frame=opened.read_labels_frame())
+    """The run's data set, where it is now or at `dataset`. Errors: not a run; a data set that is not the run's."""
+    plan = read_json(run.plan) if run.plan.exists() else None
+    if plan is None:
+        raise FileNotFoundError(f"{run.root} is not a run: it has no plan.json. Make one with `hilum train`.")
+    folder = (workspace or Workspace()).read_dataset(dataset or plan["dataset"])
+    if not folder.is_dir():
+        raise FileNotFoundError(f"The run's data set is not at {folder} any more. Say where it is with --dataset.")
+    material = read_material(folder, findings)
+    changed = differing(plan["data"], material.dataset.manifest, plan["data"])
+    if changed:
+        raise InputError(f"{folder} is not the data set of {run.root}: {', '.join(changed)} differ.")
+    return material
 
 
 def trained_members(
@@ -149,7 +138,7 @@ def make_questions(tables: Mapping[str, pd.DataFrame], material: Material) -> di
         inputs = (slug, *[other for other in tables if other != slug and tables[other].index.equals(films)])
         questions[slug] = Question(
             columns=table.to_numpy(float),
-            truth=material.reference(slug).reindex(films).to_numpy(float),
+            truth=material.truth(slug).reindex(films).to_numpy(float),
             patients=material.patients.reindex(films).to_numpy(str),
             findings=np.column_stack([means[one].to_numpy() for one in inputs]),
             inputs=inputs,
@@ -182,20 +171,6 @@ def add_consumed(findings: dict[str, dict[str, Any]], consistency: bool, only: S
     for slug in findings if only is None else only:
         below = descendants(slug, parents) if consistency else []
         findings[slug]["consumes"] = sorted(set().union(*[blended[one] for one in (slug, *below)]))
-
-
-def _dataset_of(run: RunPaths, given: Path | None, workspace: Workspace) -> Dataset:
-    plan = read_json(run.plan) if run.plan.exists() else None
-    if plan is None:
-        raise FileNotFoundError(f"{run.root} is not a run: it has no plan.json. Make one with `hilum train`.")
-    folder = workspace.read_dataset(given or plan["dataset"])
-    if not folder.is_dir():
-        raise FileNotFoundError(f"The run's data set is not at {folder} any more. Say where it is with --dataset.")
-    dataset = load_dataset(folder)
-    changed = [name for name, value in plan["data"].items() if dataset.manifest.get(name) != value]
-    if changed:
-        raise InputError(f"{folder} is not the data set of {run.root}: {', '.join(changed)} differ.")
-    return dataset
 
 
 def _describe(dataset: Dataset, findings: dict[str, Any], left_out: dict[str, str]) -> dict[str, Any]:

@@ -19,9 +19,9 @@ from models.files.layout import BundlePaths, RunPaths, publishing, read_json
 from models.statistics.blending import LEARNED, Blend
 from models.statistics.bootstrap import PatientBootstrap, paired_difference
 from models.statistics.hierarchy import descendants
-from orchestrator.datasets.dataset import hash_file
+from orchestrator.datasets.dataset import ALIKE, differing, hash_file
+from orchestrator.datasets.labelled import Material, usable_views
 from orchestrator.ensembling import build
-from orchestrator.ensembling.build import Material
 from orchestrator.ensembling.bundle_writing import check_goal, finish, new_bundle
 from orchestrator.ensembling.calibration_fit import FitSettings, fit_findings
 from orchestrator.ensembling.members import Trained, bundled_table
@@ -147,7 +147,7 @@ def _gather(request: ReplaceRequest) -> tuple[Parts, dict[str, str]]:
         raise InputError("--out is the bundle itself. Give a folder of its own.")
     run = RunPaths(request.run)
     check_goal(request.out, run.root, request.force)
-    material = build.read_material(run, request.dataset, request.findings, request.workspace)
+    material = build.run_material(run, request.dataset, request.findings, request.workspace)
     slugs = list(dict.fromkeys(find_pathology(name, material.catalog).slug for name in request.targets))
     absent = [slug for slug in slugs if slug not in old["findings"]]
     if absent:
@@ -177,9 +177,8 @@ def _gather(request: ReplaceRequest) -> tuple[Parts, dict[str, str]]:
 
 def _require_same_data(old: Mapping[str, Any], material: Material) -> None:
     manifest = material.dataset.manifest
-    changed = [name for name, value in old["data"].items() if manifest.get(name) != value]
-    changed += [name for name in ("reference_contract",) if manifest[name] != old[name]]
-    changed += [name for name in ("size", "letterbox", "intensity") if manifest[name] != old["input"][name]]
+    changed = differing(old["data"], manifest, old["data"]) + differing(old, manifest, ("reference_contract",))
+    changed += differing(old["input"], manifest, ALIKE)
     if changed:
         raise InputError(
             f"The run's data set is not the one that the bundle was made on: {', '.join(changed)} differ. "
@@ -217,8 +216,6 @@ def _fit(
 
 def _old_table(parts: Parts, slug: str) -> pd.DataFrame:
     """The old networks' logits on `calibrate`, for the films of the finding's views."""
-    from orchestrator.training.plan import usable_views
-
     entry, dataset, frame = parts.old["findings"][slug], parts.material.dataset, parts.material.frame
     chosen = (dataset.parts() == "calibrate") & usable_views(frame, entry["models"][0]["views"])
     films = pd.Index(frame["image_id"][chosen], name="image_id").sort_values()

@@ -19,7 +19,9 @@ import pandas as pd
 from models.files.layout import RunPaths, read_json
 from models.statistics.bootstrap import Interval, PatientBootstrap, holm, interval, p_value
 from models.statistics.metrics import undefined_reason
-from orchestrator.ensembling.build import Material, read_material, trained_members
+from orchestrator.datasets.dataset import differing
+from orchestrator.datasets.labelled import Material
+from orchestrator.ensembling.build import run_material, trained_members
 from orchestrator.ensembling.members import Trained, mean_logits
 from orchestrator.ensembling.selection import patient_power
 from orchestrator.evaluation.scoring import judged, mean_figures, resamples_note
@@ -28,7 +30,7 @@ from orchestrator.formatting import number, signed
 from orchestrator.storage.workspace import Workspace, append_line
 from pathologies.errors import InputError
 
-PARTS = ("calibrate", "test", "select")
+JUDGED_PARTS = ("calibrate", "test", "select")
 BLEND = "both blended"
 NO_DIFFERENCE = "no difference shown"
 SIGNIFICANT = 0.05  # of an adjusted p
@@ -101,15 +103,15 @@ class RunComparison:
 
 def compare_runs(request: CompareRequest) -> RunComparison:
     """Judge both sides on the same films. Errors: other data or another split; nothing in common; an unknown part."""
-    if request.part not in PARTS:
-        raise InputError(f"Networks are compared on part {', '.join(PARTS)}; {request.part!r} is none of them.")
+    if request.part not in JUDGED_PARTS:
+        raise InputError(f"Networks are compared on part {', '.join(JUDGED_PARTS)}; {request.part!r} is none of them.")
     runs = RunPaths(request.run_a), RunPaths(request.run_b)
     places = tuple(request.workspace.address(run.root) for run in runs)
     if request.use_a == request.use_b and places[0] == places[1]:
         raise InputError(
             "Both sides are the same networks. Give two runs, or one run twice with --use-a single --use-b shared."
         )
-    material = read_material(runs[0], request.dataset, request.findings, request.workspace)
+    material = run_material(runs[0], request.dataset, request.findings, request.workspace)
     require_same_split(*runs)
     uses = request.use_a, request.use_b
     names = _names(places, uses)
@@ -134,9 +136,7 @@ def require_same_split(first: RunPaths, second: RunPaths) -> None:
     """InputError unless both runs are of the same films, labels and parts."""
     if not second.plan.exists():
         raise FileNotFoundError(f"{second.root} is not a run: it has no plan.json. Make one with `hilum train`.")
-    data = [read_json(run.plan)["data"] for run in (first, second)]
-    names = ("images_sha256", "labels_sha256", "split_hash")
-    changed = [name for name in names if data[0].get(name) != data[1].get(name)]
+    changed = differing(*(read_json(run.plan)["data"] for run in (first, second)))
     if changed:
         raise InputError(
             f"{first.root} and {second.root} cannot be compared: {', '.join(changed)} differ. Only runs on the same "
@@ -165,7 +165,7 @@ def judge_sides(
     if beyond:
         notes = [*notes, f"{beyond} films were left out: the networks of one side do not take their view."]
     patients = material.patients.reindex(films).to_numpy(str)
-    truth = pd.DataFrame({slug: material.reference(slug).reindex(films) for slug in slugs})
+    truth = pd.DataFrame({slug: material.truth(slug).reindex(films) for slug in slugs})
     bootstrap = PatientBootstrap(patients, resamples=request.resamples)
     rows, gaps = [], []
     for slug in slugs:

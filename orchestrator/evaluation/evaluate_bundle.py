@@ -18,7 +18,8 @@ import pandas as pd
 
 from models.files.layout import BundlePaths, RunPaths, publishing, read_json_lines, to_plain, write_json, write_text
 from models.statistics.metrics import sigmoid
-from orchestrator.datasets.dataset import Dataset, hash_file, load_dataset
+from orchestrator.datasets.dataset import ALIKE, Dataset, differing, hash_file
+from orchestrator.datasets.labelled import Material, read_material, usable_views
 from orchestrator.evaluation.conformal_coverage import coverage_notes, coverage_table, measure_coverage
 from orchestrator.evaluation.plots import FindingCurves, draw_finding, draw_overview
 from orchestrator.evaluation.scoring import (
@@ -39,10 +40,8 @@ from orchestrator.inference.predict import prediction_frame
 from orchestrator.storage.object_store import is_remote, join
 from orchestrator.storage.staging import address
 from orchestrator.storage.workspace import append_line
-from orchestrator.training.plan import usable_views
 from pathologies.errors import InputError
-from pathologies.findings.catalog import load_catalog
-from pathologies.labels.resolution import LabelContract, resolve
+from pathologies.labels.resolution import LabelContract
 from pathologies.sources.registry import read_labels
 from pathologies.splits.assignment import PARTS
 
@@ -98,8 +97,7 @@ def evaluate(request: EvaluateRequest) -> EvaluateResult:
     findings = bundle.description["findings"]
     thresholds = thresholds_of(findings, request.operating_point)
     wanted = [find_slug(name, bundle.slugs) for name in request.targets]
-    dataset = load_dataset(request.dataset)
-    scored = score_part(bundle, dataset, request)
+    scored = score_part(bundle, read_material(request.dataset, request.findings), request)
     if wanted:
         readings = {name: _only(truth, wanted) for name, truth in scored.readings.items()}
         scored = replace(scored, truth=_only(scored.truth, wanted), readings=readings)
@@ -162,11 +160,11 @@ def _row_names(scored: Scored) -> list[str]:
     return scored.frame["image_id"].tolist()
 
 
-def score_part(bundle: Bundle, dataset: Dataset, request: EvaluateRequest) -> Scored:
+def score_part(bundle: Bundle, material: Material, request: EvaluateRequest) -> Scored:
     """Run the networks on the part's films and look up its labels."""
+    dataset, frame = material.dataset, material.frame
     notes = _check_fit(bundle, dataset, request.part)
-    frame, parts = dataset.read_labels_frame(), dataset.parts()
-    chosen = parts == request.part
+    chosen = material.parts == request.part
     views = bundle.description["input"]["views"]
     chosen &= np.any([usable_views(frame, view) for view in views], axis=0)
     if not chosen.any():
@@ -177,7 +175,7 @@ def score_part(bundle: Bundle, dataset: Dataset, request: EvaluateRequest) -> Sc
     if request.part == "test":
         _log_reading(bundle, dataset, request)
     frame = frame.iloc[rows].reset_index(drop=True)
-    truth, readings, absent = _truth(bundle, dataset, frame, request)
+    truth, readings, absent = _truth(bundle, material, frame, request)
     if absent:
         notes.append(f"Not labelled by this data set, so not scored: {', '.join(absent)}.")
     probability = bundle.calibrate(logits)
@@ -186,29 +184,28 @@ def score_part(bundle: Bundle, dataset: Dataset, request: EvaluateRequest) -> Sc
 
 def _check_fit(bundle: Bundle, dataset: Dataset, part: str) -> list[str]:
     contract, manifest = bundle.description["input"], dataset.manifest
-    for name in ("size", "letterbox", "intensity"):
-        if contract[name] != manifest[name]:
-            taken, given = contract[name], manifest[name]
-            if name == "intensity":
-                name, taken, given = "intensity contract", taken.get("version"), given.get("version")
-            raise InputError(
-                f"The bundle takes films with {name} {taken}, the data set has {given}. "
-                f"Prepare it again with --size {contract['size']} --intensity {contract['intensity']['version']}."
-            )
-    same = all(manifest[name] == bundle.description["data"][name] for name in ("images_sha256", "split_hash"))
+    for name in differing(contract, manifest, ALIKE):
+        taken, given = contract[name], manifest[name]
+        if name == "intensity":
+            name, taken, given = "intensity contract", taken.get("version"), given.get("version")
+        raise InputError(
+            f"The bundle takes films with {name} {taken}, the data set has {given}. "
+            f"Prepare it again with --size {contract['size']} --intensity {contract['intensity']['version']}."
+        )
+    same = not differing(manifest, bundle.description["data"], ("images_sha256", "split_hash"))
     if same and part != "test":
         return [f"The part {part!r} had a share in making this bundle: these figures flatter it."]
     return [] if same else ["These are films of another data set than the bundle was made on."]
 
 
 def _truth(
-    bundle: Bundle, dataset: Dataset, frame: pd.DataFrame, request: EvaluateRequest
+    bundle: Bundle, material: Material, frame: pd.DataFrame, request: EvaluateRequest
 ) -> tuple[pd.DataFrame, dict[str, pd.DataFrame], list[str]]:
     """Labels under the data set's reference contract, the same under READINGS, and the findings that have none."""
-    manifest, catalog = dataset.manifest, load_catalog(request.findings)
-    contract = LabelContract.from_dict(manifest["reference_contract"])
     if request.truth is not None:
-        other = read_labels(manifest["source"], request.truth, catalog=catalog).frame.set_index("image_id")
+        other = read_labels(
+            material.dataset.manifest["source"], request.truth, catalog=material.catalog
+        ).frame.set_index("image_id")
         missing = [name for name in frame["image_id"] if name not in other.index]
         if missing:
             raise InputError(
@@ -221,10 +218,9 @@ def _truth(
         raise InputError(f"The labels know none of the bundle's findings ({', '.join(bundle.slugs)}).")
 
     def resolved(under: LabelContract) -> pd.DataFrame:
-        answers = {slug: resolve(frame, slug, under, catalog, labelled=manifest["sources"]) for slug in labelled}
-        return pd.DataFrame({slug: np.where(one.weights > 0, one.values, np.nan).astype(float)
-                             for slug, one in answers.items()})  # fmt: skip
+        return pd.DataFrame({slug: material.truth(slug, under, frame).to_numpy() for slug in labelled})
 
+    contract = material.reference_contract
     readings = {name: resolved(_read_as(contract, policy)) for name, policy in READINGS.items()}
     return resolved(contract), readings, [slug for slug in bundle.slugs if slug not in labelled]
 

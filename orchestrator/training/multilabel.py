@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from models.config import TrainConfig
-from orchestrator.training.target_files import Material, taught_column, usable_views
+from orchestrator.datasets.labelled import Material, usable_views
+from orchestrator.training.target_files import taught_column
 from pathologies.errors import InputError
 from pathologies.labels.resolution import LabelPolicy
 

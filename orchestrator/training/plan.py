@@ -14,7 +14,8 @@ from typing import Any
 from models.config import RECIPE_VERSION, TrainConfig, build_config
 from models.files.layout import RunPaths, TargetPaths, read_json, remove_folder, write_json
 from models.training.cpu_features import cpu_precision
-from orchestrator.datasets.dataset import Dataset, load_dataset
+from orchestrator.datasets.dataset import SAME_DATA, Dataset, differing
+from orchestrator.datasets.labelled import Material, read_material
 from orchestrator.storage.staging import address
 from orchestrator.storage.workspace import DrivenRun, Workspace
 from orchestrator.training.backbones import require_backbone, require_films
@@ -24,14 +25,11 @@ from orchestrator.training.config_repair import config_again, is_damaged, read_p
 from orchestrator.training.initial_weights import require_others, require_start, start_entry, start_note
 from orchestrator.training.multilabel import SHARED, SharedTask, shared_task
 from orchestrator.training.ray_session import own_cluster
-from orchestrator.training.target_files import Material, usable_views, write_targets
+from orchestrator.training.target_files import write_targets
 from orchestrator.training.tuned_settings import tuned_settings
 from pathologies.errors import InputError
-from pathologies.findings.catalog import CHEXPERT_TARGETS, Pathology, find_pathology, load_catalog
+from pathologies.findings.catalog import CHEXPERT_TARGETS, Pathology, find_pathology
 from pathologies.labels.resolution import LabelPolicy
-
-__all__ = ["Job", "Material", "TrainRequest", "plan_run", "read_material", "usable_views"]
-
 
 UNTUNED = "not tuned: its usual settings"
 
@@ -134,12 +132,6 @@ def _shared_job(paths: TargetPaths, member: int, config: TrainConfig, material: 
     require_backbone(config.backbone)
     shared = shared_task(material, slugs, config)
     return Job(slug=SHARED, member=member, paths=paths, config=config, shared=shared)
-
-
-def read_material(dataset: Path, findings: Path | None = None) -> Material:
-    opened = load_dataset(dataset)
-    frame = opened.read_labels_frame()
-    return Material(dataset=opened, catalog=load_catalog(findings), frame=frame, parts=opened.parts())
 
 
 def write_job(job: Job, material: Material, force: bool = False, run: DrivenRun | None = None) -> Job:
@@ -252,7 +244,7 @@ def _payload(job: Job, dataset: Dataset) -> dict[str, Any]:
         "target": job.slug,
         "member": job.member,
         "reference_contract": manifest["reference_contract"],
-        "data": {name: manifest[name] for name in ("images_sha256", "labels_sha256", "split_hash", "size")},
+        "data": {name: manifest[name] for name in (*SAME_DATA, "size")},
     }
 
 
@@ -285,9 +277,7 @@ def _write_anew(job: Job, material: Material, run: RunPaths | None = None) -> No
 def require_same_data(run: RunPaths, dataset: Dataset) -> None:
     if not run.plan.exists():
         return
-    planned = read_json(run.plan)["data"]
-    names = ("images_sha256", "labels_sha256", "split_hash")
-    changed = [name for name in names if planned.get(name) != dataset.manifest[name]]
+    changed = differing(read_json(run.plan)["data"], dataset.manifest)
     if changed:
         raise InputError(
             f"{run.root} was begun on another data set ({', '.join(changed)} differ). One run has one data set: "
@@ -305,7 +295,7 @@ def write_plan(run: RunPaths, dataset: Dataset, jobs: list[Job], gone: tuple[str
         for job in jobs
     }  # fmt: skip
     manifest = dataset.manifest
-    data = {name: manifest[name] for name in ("images_sha256", "labels_sha256", "split_hash", "size", "fold")}
+    data = {name: manifest[name] for name in (*SAME_DATA, "size", "fold")}
     write_json(
         run.plan,
         {"format": "hilum-run/1", "dataset": address(dataset.paths.root), "data": data, "jobs": old | mine},

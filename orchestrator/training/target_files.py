@@ -5,7 +5,7 @@ of a run; `plan` hands its names on. The labels of `calibrate` and `test` are no
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,20 +14,9 @@ import pandas as pd
 from models.config import TrainConfig
 from models.data.targets import PARTS, Targets
 from models.files.layout import TargetPaths
-from orchestrator.datasets.dataset import Dataset
-from pathologies.findings.catalog import Pathology
-from pathologies.labels.resolution import LabelContract, LabelPolicy, resolve, training_contract
+from orchestrator.datasets.labelled import Material, usable_views
+from pathologies.labels.resolution import LabelPolicy, resolve, training_contract
 from pathologies.labels.sample_weights import combination_of, target_weights, vector_weights
-
-
-@dataclass(frozen=True, kw_only=True)
-class Material:
-    """What the files of every job are made from, read once."""
-
-    dataset: Dataset
-    catalog: Mapping[str, Pathology]
-    frame: pd.DataFrame
-    parts: np.ndarray
 
 
 def write_targets(paths: TargetPaths, payload: Mapping[str, Any], material: Material) -> None:
@@ -67,7 +56,7 @@ def taught_column(material: Material, slug: str, policy: LabelPolicy, seed: int)
     frame, catalog, manifest = material.frame, material.catalog, material.dataset.manifest
     contracts = {
         "train": training_contract(catalog, manifest["findings"], {slug: policy}),
-        "select": LabelContract.from_dict(manifest["reference_contract"]),
+        "select": material.reference_contract,
     }
     value = np.full(len(frame), np.nan, np.float32)
     weight = np.zeros(len(frame), np.float32)
@@ -107,8 +96,3 @@ def sampler_weights(
     elif config.sampler == "label_vector":
         weights[here] = vector_weights(frame.loc[here, findings].to_numpy(np.float32), config.sampler_minimum)
     return weights
-
-
-def usable_views(frame: pd.DataFrame, views: str) -> np.ndarray:
-    """Which films a network of these views takes. A film of unknown view is taken by `all` only."""
-    return np.ones(len(frame), bool) if views == "all" else (frame["view"] == views).to_numpy()

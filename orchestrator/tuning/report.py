@@ -22,7 +22,6 @@ from orchestrator.plotting import save_figure
 from orchestrator.tuning.space import Dimension
 from orchestrator.tuning.study import Search
 from orchestrator.tuning.trials import STOPPED, Trial, ranked, read_trials
-from pathologies.labels.resolution import LabelContract, resolve
 from pathologies.table_files import read_parquet_file
 
 COLUMNS = ("finding", "trials", "ok", "stopped", "failed", "default", "best", "trial", "by", "default AUC", "tuned AUC",
@@ -254,14 +253,8 @@ def _calibrate_logits(trial: Trial) -> pd.Series:
 
 def _calibrate_truth(search: Search, films: pd.Index) -> tuple[np.ndarray, np.ndarray]:
     """Reference labels (NaN where unknown) and patients of these films."""
-    material = search.material
-    contract = LabelContract.from_dict(material.dataset.manifest["reference_contract"])
-    answer = resolve(
-        material.frame, search.slug, contract, material.catalog, labelled=material.dataset.manifest["sources"]
-    )
-    values = pd.Series(np.where(answer.weights > 0, answer.values, np.nan), index=material.frame["image_id"])
-    patients = material.frame.set_index("image_id")["patient_id"]
-    return values.reindex(films).to_numpy(float), patients.reindex(films).to_numpy(str)
+    truth, patients = search.material.truth(search.slug), search.material.patients
+    return truth.reindex(films).to_numpy(float), patients.reindex(films).to_numpy(str)
 
 
 def _verdict(difference: float, p: float) -> str:

@@ -9,9 +9,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from models.files.layout import read_json
+from orchestrator.datasets.labelled import Material, read_material
 from orchestrator.storage.workspace import DrivenRun
 from orchestrator.training.launch import OnEvent, cluster_device, exclusive, inline_card, inline_device, record
-from orchestrator.training.plan import Material, chosen_targets, read_material, require_same_data, write_plan
+from orchestrator.training.plan import chosen_targets, require_same_data, write_plan
 from orchestrator.training.ray_session import connected, end_tasks, require_room
 from orchestrator.training.resources import cluster_precision
 from orchestrator.training.tuned_settings import write_tuned
