@@ -9,7 +9,7 @@ import pytest
 from models.files.layout import RunPaths, read_json, write_json
 from orchestrator.storage.mirror import Mirror
 from orchestrator.storage.object_store import Store
-from orchestrator.storage.workspace import Workspace
+from orchestrator.storage.workspace import DrivenRun, Workspace
 from orchestrator.training import launch
 from orchestrator.training.launch import train_run
 from orchestrator.training.plan import TrainRequest, plan_run
@@ -61,7 +61,7 @@ def test_to_mend_one_target_the_refusal_names_the_words_to_add(dataset, tmp_path
     assert checkpoint.exists()
     assert read_json(job.paths.config) == before
     [anew] = plan(dataset, tmp_path / "run", targets=(job.slug,), settings=SLOWER, force=True)
-    launch._begin(anew)
+    launch._begin(DrivenRun(tmp_path / "run"), anew)
     assert not checkpoint.exists()
     assert read_json(job.paths.config)["config"]["learning_rate"] == 1e-4
 

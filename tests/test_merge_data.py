@@ -103,7 +103,7 @@ module.merge(inputs, out, lambda event: None)
 
 def test_killed_anywhere_the_same_merge_starts_again(inputs, tmp_path):
     whole = merge(inputs, tmp_path / "whole", lambda event: None)
-    for name, turn in (("images", 2), ("write_json", 1)):  # amid the films, before the manifest
+    for name, turn in (("images", 2), ("write_manifest", 1)):  # amid the films, before the manifest
         out = tmp_path / f"{name}{turn}"
         done = subprocess.run([sys.executable, "-c", KILLED, name, str(turn), *map(str, inputs), str(out)], cwd=PROJECT)
         assert done.returncode == -9

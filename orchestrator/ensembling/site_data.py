@@ -15,7 +15,7 @@ import pandas as pd
 from orchestrator.datasets.dataset import hash_file
 from orchestrator.inference.bundle import Bundle
 from orchestrator.inference.identity import tagged
-from orchestrator.inference.predict import PATH_COLUMNS, film_logits
+from orchestrator.inference.predict import PATH_COLUMNS, decoded_batches
 from orchestrator.inference.prediction_tables import (
     Columns,
     Table,
@@ -75,8 +75,8 @@ def read_local_films(bundle: Bundle, request: LocalRequest, on_progress: Callabl
     files = find_files(paths, request.images or request.labelled.parent, reasons)
     patients, by = _patients(table, files, request)  # refuses before the work
     moved = sum(_below(request.images or request.labelled.parent, _parts(paths[row])) is None for row in files)
-    logits, unread = film_logits(bundle, list(files.values()), on_progress)
-    reasons = {row: why for row, why in (reasons | dict(zip(files, unread, strict=True))).items() if why}
+    logits, read = _logits(bundle, files, on_progress)
+    reasons = {row: reason for row, reason in (reasons | read).items() if reason}
     counted = np.array([row not in reasons for row in range(len(paths))])
     if not counted.any():
         raise InputError(f"None of the {len(paths)} films can be used. The first: {paths[0]}: {reasons[0]}.")
@@ -223,6 +223,25 @@ def _below(folder: Path, parts: tuple[str, ...]) -> Path | None:
 def _one_ends_the_other(one: tuple[str, ...], other: tuple[str, ...]) -> bool:
     short = min(len(one), len(other))
     return one[-short:] == other[-short:]
+
+
+def _logits(bundle: Bundle, files: dict[int, Path], on_progress) -> tuple[np.ndarray, dict[int, str]]:
+    """(logits of the readable films in the order of the rows, {row: why it cannot be read})."""
+    rows = iter(files)
+    blocks, reasons, done = [np.zeros((0, len(bundle.slugs)))], {}, 0
+    for batch in decoded_batches(list(files.values()), bundle, os.cpu_count() or 1):
+        films = []
+        for _, film in batch:
+            row = next(rows)
+            if isinstance(film, str):
+                reasons[row] = film
+            else:
+                films.append(film)
+        if films:
+            blocks.append(bundle.logits(np.stack(films)))
+        done += len(batch)
+        on_progress(done, len(files))
+    return np.concatenate(blocks), reasons
 
 
 def _tally(listing: pd.DataFrame) -> list[tuple[str, int]]:

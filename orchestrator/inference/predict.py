@@ -69,10 +69,7 @@ def predict(request: PredictRequest, on_progress: OnProgress | None = None) -> P
     if request.conformal:
         conformal_answers(findings, bundle.slugs, np.zeros((0, len(bundle.slugs))))  # refuses before the work
     whose = None if request.level == "image" else _identities(request, paths)  # refuses before the work
-    logits, reasons = film_logits(bundle, paths, on_progress, request.workers)
-    kept = [str(path) for path, reason in zip(paths, reasons, strict=True) if not reason]
-    unread = [(str(path), reason) for path, reason in zip(paths, reasons, strict=True) if reason]
-    probability, rejected = bundle.calibrate(logits), pd.DataFrame(unread, columns=["path", "reason"])
+    kept, probability, rejected = _run(bundle, paths, request, on_progress)
     rows, films, notes = kept, None, []
     if whose is not None:
         rows, probability, films, notes = _aggregate(request.level, whose, kept, probability)
@@ -94,6 +91,26 @@ def predict(request: PredictRequest, on_progress: OnProgress | None = None) -> P
 def provenance_path(table: Path) -> Path:
     """The file beside a table that says which bundle it is of."""
     return table.with_name(f"{table.stem}.provenance.json")
+
+
+def _run(
+    bundle: Bundle, paths: list[Path], request: PredictRequest, on_progress: OnProgress | None
+) -> tuple[list[str], np.ndarray, pd.DataFrame]:
+    """(the paths that could be read, their probabilities, the others with the reason)."""
+    kept, rejected, blocks = [], [], [np.zeros((0, len(bundle.slugs)))]
+    for batch in decoded_batches(paths, bundle, request.workers or os.cpu_count() or 1):
+        films = []
+        for path, film in batch:
+            if isinstance(film, str):
+                rejected.append((str(path), film))
+            else:
+                kept.append(str(path))
+                films.append(film)
+        if films:
+            blocks.append(bundle.probabilities(np.stack(films)))
+        if on_progress:
+            on_progress(len(kept) + len(rejected), len(paths))
+    return kept, np.concatenate(blocks), pd.DataFrame(rejected, columns=["path", "reason"])
 
 
 def _identities(request: PredictRequest, paths: list[Path]) -> dict[str, tuple[str, str]]:
@@ -207,26 +224,11 @@ def _listed(table: Path) -> list[Path]:
     return [one if one.exists() else Path(str(name)) for one, name in zip(beside, frame[column], strict=True)]
 
 
-def film_logits(
-    bundle: Bundle, paths: Sequence[Path], on_progress: OnProgress | None = None, workers: int | None = None
-) -> tuple[np.ndarray, list[str]]:
-    """(logits of the films that can be read, in their order; for every path why it cannot be read, or "")."""
-    blocks, reasons = [np.zeros((0, len(bundle.slugs)))], []
-    for batch in decoded_batches(paths, bundle, workers or os.cpu_count() or 1):
-        films = [film for film in batch if not isinstance(film, str)]
-        reasons += [film if isinstance(film, str) else "" for film in batch]
-        if films:
-            blocks.append(bundle.logits(np.stack(films)))
-        if on_progress:
-            on_progress(len(reasons), len(paths))
-    return np.concatenate(blocks), reasons
+def decoded_batches(paths: list[Path], bundle: Bundle, workers: int) -> Iterator[list[tuple[Path, np.ndarray | str]]]:
+    """Batches of (path, film as the bundle takes it or reason), decoded by threads a few batches ahead."""
 
-
-def decoded_batches(paths: Sequence[Path], bundle: Bundle, workers: int) -> Iterator[list[np.ndarray | str]]:
-    """Batches of films as the bundle takes them, or why not, decoded by threads a few batches ahead."""
-
-    def read(path: Path) -> np.ndarray | str:
-        return try_load_image(path, bundle.size, bundle.intensity)
+    def read(path: Path) -> tuple[Path, np.ndarray | str]:
+        return path, try_load_image(path, bundle.size, bundle.intensity)
 
     with ThreadPoolExecutor(workers) as pool:
         chunks = [paths[start : start + BATCH] for start in range(0, len(paths), BATCH)]
