@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 
 from models.statistics import conformal, metrics, reliability
-from models.statistics import thresholds as operating
 from models.statistics.bootstrap import PatientBootstrap, interval, patient_folds
 from models.statistics.calibration import ENOUGH, Calibration
 from models.statistics.hierarchy import descendants
+from models.statistics.thresholds import ESTIMATE
 from orchestrator.datasets.dataset import hash_file
 from orchestrator.ensembling.adapt_report import Rows, film_table, prevalence_table
 from orchestrator.ensembling.adapted_bundle import check_source, write_adapted
@@ -34,7 +34,7 @@ from orchestrator.ensembling.prior_shift import (
     withdraw_points,
 )
 from orchestrator.ensembling.selection import Question, solve
-from orchestrator.ensembling.site_data import LocalFilms, LocalRequest, read_local_films
+from orchestrator.ensembling.site_data import SiteFilms, SiteRequest, read_site_films
 from orchestrator.inference.bundle import Bundle, load_bundle
 from orchestrator.inference.decisions import parse_assignments, thresholds_of
 from orchestrator.inference.prediction_tables import read_frame
@@ -105,7 +105,7 @@ def adapt(request: AdaptRequest, on_progress: Callable[[int, int], None] | None 
         changes, notes, source = _by_prevalence(bundle, request)
         table = prevalence_table(bundle.description["findings"], changes)
     else:
-        local = LocalRequest(
+        local = SiteRequest(
             labelled=request.labelled,
             images=request.images,
             path_column=request.path_column,
@@ -115,7 +115,7 @@ def adapt(request: AdaptRequest, on_progress: Callable[[int, int], None] | None 
             blank_as_zero=request.blank_as_zero,
             findings=request.findings,
         )
-        films = read_local_films(bundle, local, on_progress or (lambda done, total: None))
+        films = read_site_films(bundle, local, on_progress or (lambda done, total: None))
         changes, notes = _by_films(bundle, films, request)
         source = {"labels": request.labelled.name, "labels_sha256": hash_file(request.labelled)}
         source |= {"films": len(films.truth), "patients": len(np.unique(films.patients))}
@@ -214,7 +214,7 @@ def _read_prevalences(words: tuple[str, ...], slugs: list[str]) -> tuple[dict[st
     return parse_assignments(pairs, slugs, "--prevalence"), hashes
 
 
-def _by_films(bundle: Bundle, films: LocalFilms, request: AdaptRequest) -> tuple[dict[str, Change], list[str]]:
+def _by_films(bundle: Bundle, films: SiteFilms, request: AdaptRequest) -> tuple[dict[str, Change], list[str]]:
     findings, notes = bundle.description["findings"], list(films.notes)
     enough, few = [], {}
     for slug in films.truth.columns:
@@ -264,7 +264,7 @@ def _renewed_promises(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[st
         for rule, point in entry["operating_points"].items()
         if point.get("promise") and not old[slug]["operating_points"][rule].get("promise")
     }
-    return [f"{rule}: {promise}; in the bundle before: {operating.ESTIMATE}." for rule, promise in rules.items()]
+    return [f"{rule}: {promise}; in the bundle before: {ESTIMATE}." for rule, promise in rules.items()]
 
 
 def _reasons(few: Mapping[str, str]) -> str:
@@ -272,7 +272,7 @@ def _reasons(few: Mapping[str, str]) -> str:
 
 
 def _refit(
-    bundle: Bundle, films: LocalFilms, slugs: list[str], fixed: Mapping[str, np.ndarray], notes: list[str],
+    bundle: Bundle, films: SiteFilms, slugs: list[str], fixed: Mapping[str, np.ndarray], notes: list[str],
     request: AdaptRequest,
 ) -> dict[str, dict[str, Any]]:  # fmt: skip
     """The fitted part of each finding's entry; what the blend is stays the bundle's. `fixed`: the others' answers."""
@@ -296,7 +296,7 @@ def _refit(
     return fitted
 
 
-def _question(films: LocalFilms, column: int, slug: str) -> Question:
+def _question(films: SiteFilms, column: int, slug: str) -> Question:
     return Question.of_score(films.logits[:, column], films.truth[slug].to_numpy(float), films.patients)
 
 
@@ -318,7 +318,7 @@ def _same_settings(
 
 
 def _judge(
-    old: Mapping[str, Any], change: Change, films: LocalFilms, columns: tuple[np.ndarray, np.ndarray, str],
+    old: Mapping[str, Any], change: Change, films: SiteFilms, columns: tuple[np.ndarray, np.ndarray, str],
     request: AdaptRequest,
 ) -> dict[str, Any]:  # fmt: skip
     """Before and after on the local films of known truth; "after" by patient-grouped cross-validation."""

@@ -1,6 +1,6 @@
-"""A Comparison shown and stored: tables for the terminal, CSV and JSON files, two pictures.
+"""A TableComparison shown and stored: tables for the terminal, CSV and JSON files, two pictures.
 
-In: a Comparison. Out: (titles, rows) of text, sentences, plain data, and the files of a folder. Called by
+In: a TableComparison. Out: (titles, rows) of text, sentences, plain data, and the files of a folder. Called by
 `hilum evaluate --predictions`.
 """
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from models.files.layout import publishing, to_plain, write_json, write_text
-from orchestrator.evaluation.compare_tables import MULTI_LABEL, Comparison
+from orchestrator.evaluation.compare_tables import MULTI_LABEL, TableComparison
 from orchestrator.evaluation.compare_tables_plots import draw_comparison, draw_roc_curves
 from orchestrator.evaluation.scoring import UNDERPOWERED, report_frame
 from orchestrator.formatting import aligned, beside, number, span
@@ -18,7 +18,7 @@ Rows = tuple[list[str], list[list[str]]]
 SHOWN = ("average_precision", "sensitivity", "specificity", "f1", "f2", "brier", "ece")
 
 
-def comparison_frame(comparison: Comparison) -> pd.DataFrame:
+def comparison_frame(comparison: TableComparison) -> pd.DataFrame:
     """A row per table and finding with every figure, and the mean of each table."""
     frames = []
     for name, report in comparison.reports.items():
@@ -33,7 +33,7 @@ def comparison_frame(comparison: Comparison) -> pd.DataFrame:
     return pd.concat(frames, ignore_index=True)
 
 
-def comparison_table(comparison: Comparison) -> Rows:
+def comparison_table(comparison: TableComparison) -> Rows:
     """A row per table: the means over findings, then the multi-label summaries."""
     titles = ["table", "findings", "mean AUC (95 % interval)", "AP", "sens", "spec", "F1", "F2", "Brier", "ECE"]
     titles += ["all right", "Hamming loss", "sample F1"]
@@ -45,7 +45,7 @@ def comparison_table(comparison: Comparison) -> Rows:
     return titles, rows
 
 
-def finding_table(comparison: Comparison) -> Rows:
+def finding_table(comparison: TableComparison) -> Rows:
     """A row per table and finding: counts, AUC, the figures of its calls, and its calibration."""
     titles = ["finding", "table", "pos", "neg", "AUC (95 % interval)", "AP", "sens", "spec", "F1", "F2", "Brier"]
     titles += ["ECE (chance)", "notes"]
@@ -64,7 +64,7 @@ def finding_table(comparison: Comparison) -> Rows:
     return titles, rows
 
 
-def difference_table(comparison: Comparison) -> Rows:
+def difference_table(comparison: TableComparison) -> Rows:
     """The mean AUC of the best table minus that of each other one, paired; `*` where p, adjusted after Holm over all
     pairs of tables, is below 0.05."""
     best = max(comparison.means, key=lambda name: comparison.means[name]["auc"].value)
@@ -86,7 +86,7 @@ def difference_table(comparison: Comparison) -> Rows:
     return ["mean AUC, paired", "difference", "95 % interval", "p (Holm over all pairs)"], rows
 
 
-def reader_table(comparison: Comparison) -> Rows:
+def reader_table(comparison: TableComparison) -> Rows:
     """A row per reader and finding; for each table its sensitivity at the reader's specificity."""
     ends = " at this specificity"
     tables = [column.removesuffix(ends) for column in comparison.readers.columns if column.endswith(ends)]
@@ -98,7 +98,7 @@ def reader_table(comparison: Comparison) -> Rows:
     return ["sensitivity at the reader's specificity", "reader", "pos", "reader's", "specificity", *tables], rows
 
 
-def shown_tables(comparison: Comparison) -> list[Rows]:
+def shown_tables(comparison: TableComparison) -> list[Rows]:
     """The tables that have anything to say."""
     shown = [comparison_table(comparison), finding_table(comparison)]
     if len(comparison.reports) > 1:
@@ -108,7 +108,7 @@ def shown_tables(comparison: Comparison) -> list[Rows]:
     return shown
 
 
-def comparison_notes(comparison: Comparison) -> list[str]:
+def comparison_notes(comparison: TableComparison) -> list[str]:
     """What a reader must know beside the tables, in sentences."""
     first = next(iter(comparison.reports.values()))
     unit = {"image": "films", "study": "studies", "patient": "patients"}[comparison.level]
@@ -124,7 +124,7 @@ def comparison_notes(comparison: Comparison) -> list[str]:
     return [*notes, *comparison.notes]
 
 
-def comparison_data(comparison: Comparison) -> dict:
+def comparison_data(comparison: TableComparison) -> dict:
     """Plain data for JSON: every figure of every table, the means, differences, readers and notes."""
     return to_plain({
         "level": comparison.level,
@@ -143,7 +143,7 @@ def _intervals(figures) -> dict:
     return {name: one.bounds for name, one in figures.items()}
 
 
-def write_comparison(comparison: Comparison, folder: Path) -> None:
+def write_comparison(comparison: TableComparison, folder: Path) -> None:
     """figures.csv, differences.csv, readers.csv, comparison.txt, comparison.json, overview.png and roc.png."""
     folder.mkdir(parents=True, exist_ok=True)
     parts = [aligned(*table) for table in shown_tables(comparison)]

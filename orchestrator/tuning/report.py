@@ -30,7 +30,7 @@ SHUFFLES = 500
 
 
 @dataclass(frozen=True, kw_only=True)
-class Comparison:
+class TunedComparison:
     """The winner against the defaults on the films of `calibrate`; the reason where that cannot be said."""
 
     default: float | None = None
@@ -51,13 +51,13 @@ class Importance:
     chance: float
 
 
-def compare(search: Search) -> Comparison:
+def compare(search: Search) -> TunedComparison:
     """Paired by patient. A winner that loses here is reported as it is."""
     trials = read_trials(search.paths)
     best = ranked(trials)
     default = next((trial for trial in trials if trial.number == 0), None)
     if not best or default is None or default.status != "ok":
-        return Comparison(verdict="no comparison without a finished trial of the defaults")
+        return TunedComparison(verdict="no comparison without a finished trial of the defaults")
     tuned, plain = (_calibrate_logits(trial) for trial in (best[0], default))
     truth, patients = _calibrate_truth(search, plain.index)
     known = ~np.isnan(truth)
@@ -66,16 +66,16 @@ def compare(search: Search) -> Comparison:
     areas = [bootstrap.rank_scores(score, truth[known])["auc"] for score in scores]
     aucs = [float(area[0]) for area in areas]
     if np.isnan(aucs).any():
-        return Comparison(verdict="no comparison: part calibrate has one class only")
+        return TunedComparison(verdict="no comparison: part calibrate has one class only")
     gain = interval(areas[0] - areas[1])
     figures = {"default": aucs[1], "tuned": aucs[0], "difference": gain.value, "low": gain.low, "high": gain.high}
     if best[0].number == 0:
-        return Comparison(**figures, verdict="the defaults stand")
+        return TunedComparison(**figures, verdict="the defaults stand")
     p = p_value(areas[0] - areas[1])
-    return Comparison(**figures, p=p, verdict=_verdict(gain.value, p))
+    return TunedComparison(**figures, p=p, verdict=_verdict(gain.value, p))
 
 
-def compare_all(searches: Mapping[str, Search]) -> dict[str, Comparison]:
+def compare_all(searches: Mapping[str, Search]) -> dict[str, TunedComparison]:
     """`compare` for each finding, what is called better or worse adjusted after Holm for the number of findings."""
     found = {slug: compare(search) for slug, search in searches.items()}
     tested = [slug for slug, one in found.items() if one.p is not None]
