@@ -35,7 +35,7 @@ def submit(
     follows it again and `hilum stop ID` ends it.
     """
     from orchestrator.cluster import jobs as jobs_there
-    from orchestrator.cluster.package import pack, package_lines, survey
+    from orchestrator.code_package import pack, package_lines, survey
 
     command, findings = jobs_there.checked_words(words)
     package = survey(findings=findings)

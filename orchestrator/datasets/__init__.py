@@ -6,3 +6,5 @@ From elsewhere are imported `dataset` (`load_dataset`, `Dataset`, `hash_file`), 
 `request` (what can be asked for), `prepare` (all steps in order), `decoding` (films into shards), `manifest`,
 `dataset`, `labelled` (with its labels and their truth), `merge`, `audit_plots`.
 """
+
+__all__ = ["audit_plots", "dataset", "labelled", "merge", "prepare", "request"]

@@ -6,3 +6,5 @@ BUNDLE, `bundle.json` last. From elsewhere are imported `build`, `replace`, `ada
 networks, which logits), `calibration_fit`, `selection` (which blend and calibration), `bundle_writing`; then `replace`;
 then `adapt` with `site_data`, `prior_shift`, `adapted_bundle`, `adapt_report`.
 """
+
+__all__ = ["adapt", "build", "members", "replace", "selection"]

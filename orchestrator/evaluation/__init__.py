@@ -6,3 +6,12 @@ The command line alone imports from here: `evaluate_bundle`, `compare_runs`, `co
 `uncertain_labels` and `plots`; then `compare_runs`, `training_cost`, `compare_runs_report`; then `alignment`,
 `table_blends`, `compare_tables`, `compare_tables_report`, `compare_tables_plots`.
 """
+
+__all__ = [
+    "compare_runs",
+    "compare_runs_report",
+    "compare_tables",
+    "compare_tables_report",
+    "evaluate_bundle",
+    "scoring",
+]

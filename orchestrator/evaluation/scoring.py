@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 import pandas as pd
 
+from models.files.layout import to_plain
 from models.statistics import metrics, reliability
 from models.statistics.bootstrap import (
     Interval,
@@ -85,7 +86,7 @@ class Report:
 
     def to_dict(self) -> dict:
         """Plain data for JSON; NaN and infinity become None."""
-        return _plain(asdict(self))
+        return to_plain(asdict(self))
 
 
 def evaluate_predictions(
@@ -284,13 +285,3 @@ def resamples_note(resamples: int, tests: int, level: float = 0.95) -> list[str]
     if resamples >= needed:
         return []
     return [f"{resamples} resamples are too few to call any of {tests} differences real; give --resamples {needed}."]
-
-
-def _plain(value):
-    if isinstance(value, Mapping):
-        return {key: _plain(one) for key, one in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(one) for one in value]
-    if isinstance(value, float | np.floating):
-        return float(value) if np.isfinite(value) else None
-    return value

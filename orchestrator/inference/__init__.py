@@ -7,3 +7,5 @@ conformal zone, one answer per study or patient. From elsewhere every file is im
 (`bundle.json` and its seal), `decisions`, `identity` (whose film it is), `aggregation`, `prediction_tables` (tables of
 others).
 """
+
+__all__ = ["aggregation", "bundle", "bundle_description", "decisions", "identity", "predict", "prediction_tables"]

@@ -6,3 +6,5 @@ storage. From elsewhere are imported `workspace` (`Workspace`, `DrivenRun`, `pla
 `staging` (data sets and bundles, brought once), `mirror` (runs), `object_store`, `lease` (one driver per run),
 `scratch`, `folder_swap` (a folder replaced in one step).
 """
+
+__all__ = ["folder_swap", "mirror", "object_store", "scratch", "staging", "workspace"]
