@@ -25,7 +25,7 @@ from orchestrator.datasets.prepare import prepare
 from orchestrator.datasets.request import PrepareRequest
 from orchestrator.ensembling.build import EnsembleRequest, build_bundle, run_material
 from orchestrator.ensembling.members import finished_targets, member_table
-from orchestrator.ensembling.selection import patient_power
+from orchestrator.ensembling.pipeline import patient_power
 from orchestrator.formatting import aligned
 from orchestrator.inference.bundle import Bundle, load_bundle
 from orchestrator.training.launch import train_run

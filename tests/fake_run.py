@@ -11,7 +11,7 @@ from models.config import TrainConfig
 from models.files.layout import RunPaths, read_json, write_json
 from models.network.builder import build_network
 from orchestrator.ensembling.calibration_fit import FitSettings
-from orchestrator.ensembling.selection import ChoosingSettings
+from orchestrator.ensembling.pipeline import ChoosingSettings
 from tests.small_data import disc_films, label_frame, parts_of, write_dataset
 
 QUICK = FitSettings(resamples=200, choosing=ChoosingSettings(folds=3, resamples=500))

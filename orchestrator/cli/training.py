@@ -242,8 +242,8 @@ def show_bundle(description: dict[str, Any]) -> None:
 
 def show_choices(description: dict[str, Any]) -> None:
     """All blends and calibrations that were compared, and what a replacement changed."""
+    from orchestrator.ensembling.pipeline import choice_table
     from orchestrator.ensembling.replace import replacement_table
-    from orchestrator.ensembling.selection import choice_table
 
     for stage in ("blend", "calibration"):
         columns, rows = choice_table(description["findings"], stage)

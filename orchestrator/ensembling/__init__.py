@@ -2,9 +2,9 @@
 
 In: a RUN with stored predictions and its DATASET; for `adapt` a BUNDLE and labelled films or prevalences. Out: a
 BUNDLE, `bundle.json` last. From elsewhere are imported `build`, `replace`, `adapt` (their requests and functions),
-`members` (`Trained`, `mean_logits`) and `selection` (`choice_table`, `patient_power`). Read `build`, `members` (which
-networks, which logits), `calibration_fit`, `selection` (which blend and calibration), `bundle_writing`; then `replace`;
+`members` (`Trained`, `mean_logits`) and `pipeline` (`choice_table`, `patient_power`). Read `build`, `members` (which
+networks, which logits), `calibration_fit`, `pipeline` (which blend and calibration), `bundle_writing`; then `replace`;
 then `adapt` with `site_data`, `prior_shift`, `adapted_bundle`, `adapt_report`.
 """
 
-__all__ = ["adapt", "build", "members", "replace", "selection"]
+__all__ = ["adapt", "build", "members", "pipeline", "replace"]

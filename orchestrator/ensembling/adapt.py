@@ -25,6 +25,7 @@ from orchestrator.datasets.dataset import hash_file
 from orchestrator.ensembling.adapt_report import Rows, film_table, prevalence_table
 from orchestrator.ensembling.adapted_bundle import check_source, write_adapted
 from orchestrator.ensembling.calibration_fit import FitSettings, fit_findings
+from orchestrator.ensembling.pipeline import CalibrationData, fit_pipeline
 from orchestrator.ensembling.prior_shift import (
     estimate_prevalence,
     off_scale,
@@ -33,7 +34,6 @@ from orchestrator.ensembling.prior_shift import (
     shift_entry,
     withdraw_points,
 )
-from orchestrator.ensembling.selection import Question, solve
 from orchestrator.ensembling.site_data import SiteFilms, SiteRequest, read_site_films
 from orchestrator.inference.bundle import Bundle, load_bundle
 from orchestrator.inference.decisions import parse_assignments, thresholds_of
@@ -279,7 +279,7 @@ def _refit(
     if not slugs:
         return {}
     findings = bundle.description["findings"]
-    questions = {slug: _question(films, bundle.slugs.index(slug), slug) for slug in slugs}
+    calibration_data = {slug: _calibration_data(films, bundle.slugs.index(slug), slug) for slug in slugs}
     parents = None
     if bundle.consistency:
         parents = bundle.parents
@@ -290,14 +290,14 @@ def _refit(
     fitted = {}
     for settings, group in _same_settings(findings, slugs, request).items():
         found = fit_findings(
-            questions, parents=parents, wanted=group, settings=settings, fixed=fixed if parents else None
+            calibration_data, parents=parents, wanted=group, settings=settings, fixed=fixed if parents else None
         )
         fitted |= {slug: {name: found[slug][name] for name in FITTED_KEYS if name in found[slug]} for slug in group}
     return fitted
 
 
-def _question(films: SiteFilms, column: int, slug: str) -> Question:
-    return Question.of_score(films.logits[:, column], films.truth[slug].to_numpy(float), films.patients)
+def _calibration_data(films: SiteFilms, column: int, slug: str) -> CalibrationData:
+    return CalibrationData.of_score(films.logits[:, column], films.truth[slug].to_numpy(float), films.patients)
 
 
 def _same_settings(
@@ -356,11 +356,11 @@ def _after(
     """(probabilities, figures of the calls; None: the calls stay as they were), each film by other patients' films."""
     if change.how == SHIFTED:
         return _shifted_out_of_fold(old, logits, truth, patients), None
-    solution = solve(Question.of_score(logits, truth, patients))
+    fitted = fit_pipeline(CalibrationData.of_score(logits, truth, patients))
     useful = thresholds_of({"finding": change.entry})["finding"] is not None
     figures = change.entry["cross_validated"]
     call = {name: figures.get(name) for name in CALLS} if useful else {}
-    return solution.layers[np.arange(len(truth)), solution.fold], call
+    return fitted.out_of_fold[np.arange(len(truth)), fitted.fold], call
 
 
 def _calls(call: np.ndarray, truth: np.ndarray) -> dict[str, float]:

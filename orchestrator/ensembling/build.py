@@ -29,7 +29,7 @@ from orchestrator.ensembling.members import (
     member_table,
     taught_prior,
 )
-from orchestrator.ensembling.selection import Question
+from orchestrator.ensembling.pipeline import CalibrationData
 from orchestrator.inference.bundle_description import FORMAT
 from orchestrator.storage.workspace import Workspace
 from pathologies.errors import InputError
@@ -69,9 +69,11 @@ def build_bundle(request: EnsembleRequest) -> dict[str, Any]:
         models, tables = {}, {}
         for slug, members in trained.items():
             models[slug], tables[slug] = pack_members(members, out, material.dataset, request.tta)
-        questions = make_questions(tables, material)
+        calibration_data = make_calibration_data(tables, material)
         parents = {slug: material.catalog[slug].parents for slug in trained}
-        fitted = fit_findings(questions, parents=parents if request.consistency else None, settings=request.settings)
+        fitted = fit_findings(
+            calibration_data, parents=parents if request.consistency else None, settings=request.settings
+        )
         findings = {}
         for position, slug in enumerate(trained):
             entry = {"position": position, "name": material.catalog[slug].name, "parents": list(parents[slug])}
@@ -129,21 +131,21 @@ def pack_members(
     return models, table
 
 
-def make_questions(tables: Mapping[str, pd.DataFrame], material: Material) -> dict[str, Question]:
-    """The question of every finding; stacking is offered over the findings whose networks take the same films."""
+def make_calibration_data(tables: Mapping[str, pd.DataFrame], material: Material) -> dict[str, CalibrationData]:
+    """The data of every finding; stacking is offered over the findings whose networks take the same films."""
     means = {slug: table.mean(axis=1) for slug, table in tables.items()}
-    questions = {}
+    calibration_data = {}
     for slug, table in tables.items():
         films = table.index
         inputs = (slug, *[other for other in tables if other != slug and tables[other].index.equals(films)])
-        questions[slug] = Question(
+        calibration_data[slug] = CalibrationData(
             columns=table.to_numpy(float),
             truth=material.truth(slug).reindex(films).to_numpy(float),
             patients=material.patients.reindex(films).to_numpy(str),
             findings=np.column_stack([means[one].to_numpy() for one in inputs]),
             inputs=inputs,
         )
-    return questions
+    return calibration_data
 
 
 def trained_facts(members: list[Trained], fitted: Mapping[str, Any]) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from orchestrator.ensembling import build
 from orchestrator.ensembling.bundle_writing import check_goal, finish, new_bundle
 from orchestrator.ensembling.calibration_fit import FitSettings, fit_findings
 from orchestrator.ensembling.members import Trained, bundled_table
-from orchestrator.ensembling.selection import Question
+from orchestrator.ensembling.pipeline import CalibrationData
 from orchestrator.formatting import number, signed
 from orchestrator.inference.bundle import load_bundle
 from orchestrator.storage.workspace import Workspace
@@ -84,7 +84,7 @@ def replace_findings(request: ReplaceRequest) -> dict[str, Any]:
             slug: build.pack_members(members, out, parts.material.dataset, request.tta)
             for slug, members in parts.trained.items()
         }
-        fitted, questions = _fit(parts, {slug: table for slug, (_, table) in packed.items()}, request.settings)
+        fitted, calibration_data = _fit(parts, {slug: table for slug, (_, table) in packed.items()}, request.settings)
         findings = dict(sorted(parts.old["findings"].items(), key=lambda item: item[1]["position"]))
         for slug in parts.changed:
             findings[slug] = {name: findings[slug][name] for name in _LASTING if name in findings[slug]} | fitted[slug]
@@ -92,7 +92,7 @@ def replace_findings(request: ReplaceRequest) -> dict[str, Any]:
                 facts = build.trained_facts(parts.trained[slug], fitted[slug])
                 findings[slug] |= facts | {"models": packed[slug][0]}
         build.add_consumed(findings, _consistency(parts.old), parts.changed)
-        report = _report(parts, findings, questions)
+        report = _report(parts, findings, calibration_data)
         description = _describe(parts, findings, left_out) | {"replaced": report}
         return finish(description, out, _kept_answers(parts, report["unchanged"]))
 
@@ -188,7 +188,7 @@ def _require_same_data(old: Mapping[str, Any], material: Material) -> None:
 
 def _fit(
     parts: Parts, tables: dict[str, pd.DataFrame], settings: FitSettings
-) -> tuple[dict[str, dict], dict[str, Question]]:
+) -> tuple[dict[str, dict], dict[str, CalibrationData]]:
     """Fit the changed findings; the others enter, with what was chosen for them, where an answer depends on them."""
     consistency = _consistency(parts.old)
     parents = {slug: entry["parents"] for slug, entry in parts.old["findings"].items()}
@@ -199,19 +199,21 @@ def _fit(
             known[slug] = tables[slug]
         elif entangled:
             known[slug] = _old_table(parts, slug)
-    questions = build.make_questions(known, parts.material)
-    for slug, question in questions.items():
+    calibration_data = build.make_calibration_data(known, parts.material)
+    for slug, data in calibration_data.items():
         entry = parts.old["findings"][slug]
         if slug in parts.trained or (slug in parts.dependants and not entry["blend"].get("inputs")):
-            question = dataclasses.replace(question, inputs=())  # it stands on its own, and stays so
+            data = dataclasses.replace(data, inputs=())  # it stands on its own, and stays so
         elif slug not in parts.dependants:
             chosen = (entry["calibration"]["method"],)
             # "prior" is what a fit fell back to for want of cases, and will fall back to again
             chosen = ("platt",) if chosen == ("prior",) else chosen
-            question = dataclasses.replace(question, offered=(entry["combine"],), calibrations=chosen)
-        questions[slug] = question
-    fitted = fit_findings(questions, parents=parents if consistency else None, wanted=parts.changed, settings=settings)
-    return fitted, questions
+            data = dataclasses.replace(data, offered=(entry["combine"],), calibrations=chosen)
+        calibration_data[slug] = data
+    fitted = fit_findings(
+        calibration_data, parents=parents if consistency else None, wanted=parts.changed, settings=settings
+    )
+    return fitted, calibration_data
 
 
 def _old_table(parts: Parts, slug: str) -> pd.DataFrame:
@@ -246,7 +248,9 @@ def _describe(parts: Parts, findings: dict[str, Any], left_out: dict[str, str]) 
     }
 
 
-def _report(parts: Parts, findings: Mapping[str, Any], questions: Mapping[str, Question]) -> dict[str, Any]:
+def _report(
+    parts: Parts, findings: Mapping[str, Any], calibration_data: Mapping[str, CalibrationData]
+) -> dict[str, Any]:
     changed = {}
     for slug in parts.changed:
         before, after = parts.old["findings"][slug], findings[slug]
@@ -254,7 +258,7 @@ def _report(parts: Parts, findings: Mapping[str, Any], questions: Mapping[str, Q
             "role": "replaced" if slug in parts.trained else "fitted again",
             "before": before["cross_validated"],
             "after": after["cross_validated"],
-            "auc_gain": _gain(parts, slug, questions[slug], after) if slug in parts.trained else None,
+            "auc_gain": _gain(parts, slug, calibration_data[slug], after) if slug in parts.trained else None,
         }
     return {
         "findings": changed,
@@ -263,19 +267,19 @@ def _report(parts: Parts, findings: Mapping[str, Any], questions: Mapping[str, Q
     }
 
 
-def _gain(parts: Parts, slug: str, question: Question, after: Mapping[str, Any]) -> dict[str, float] | None:
+def _gain(parts: Parts, slug: str, data: CalibrationData, after: Mapping[str, Any]) -> dict[str, float] | None:
     """AUC of the new score minus that of the old one, paired; None where a blend was fitted on these very films."""
     before = parts.old["findings"][slug]
     blends = [Blend.from_dict(entry.get("blend") or {"method": entry["combine"]}) for entry in (before, after)]
     if any(blend.method in LEARNED for blend in blends):
         return None
     table = _old_table(parts, slug)
-    known = ~np.isnan(question.truth)
-    if len(table) != len(known) or len(np.unique(question.truth[known])) < 2:
+    known = ~np.isnan(data.truth)
+    if len(table) != len(known) or len(np.unique(data.truth[known])) < 2:
         return None
-    bootstrap = PatientBootstrap(question.patients[known])
-    new, old = question.score(blends[1])[known], blends[0].apply(table)[known]
-    return paired_difference(bootstrap, new, old, question.truth[known]).bounds
+    bootstrap = PatientBootstrap(data.patients[known])
+    new, old = data.score(blends[1])[known], blends[0].apply(table)[known]
+    return paired_difference(bootstrap, new, old, data.truth[known]).bounds
 
 
 def _kept_answers(parts: Parts, unchanged: list[str]) -> dict[str, dict[str, Any]]:

@@ -23,7 +23,7 @@ from orchestrator.datasets.dataset import differing
 from orchestrator.datasets.labelled import Material
 from orchestrator.ensembling.build import run_material, trained_members
 from orchestrator.ensembling.members import Trained, mean_logits
-from orchestrator.ensembling.selection import patient_power
+from orchestrator.ensembling.pipeline import patient_power
 from orchestrator.evaluation.scoring import judged, mean_figures, resamples_note
 from orchestrator.evaluation.training_cost import Cost, cost_of, epochs_of, span_of
 from orchestrator.formatting import number, signed
