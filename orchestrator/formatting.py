@@ -1,13 +1,19 @@
 """Figures and tables as plain text: nothing is cut off, whatever the width of the terminal.
 
-In: numbers, intervals, rows of cells. Out: text. Called by whatever tells a reader something; imports nothing heavy.
+In: numbers, intervals, rows of cells. Out: text, or a CSV file. Called by whatever tells a reader something;
+imports nothing heavy.
 """
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from models.files.layout import publishing
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from models.statistics.bootstrap import Interval
 
 
@@ -65,3 +71,9 @@ def short_names(paths: Sequence[str]) -> list[str]:
 def counted(number: int, noun: str) -> str:
     """'1 image', '1,200 images'."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def write_csv(frame: "pd.DataFrame", path: Path, **options: Any) -> None:
+    """A table as a file, whole or absent. `options`: of `DataFrame.to_csv`."""
+    with publishing(path) as temporary:
+        frame.to_csv(temporary, index=False, **options)

@@ -19,6 +19,7 @@ from models.files.layout import DatasetPaths, publishing, read_json, remove_temp
 from orchestrator.datasets.decoding import DecodeRequest, OnEvent, decode_all
 from orchestrator.datasets.manifest import describe_files, describe_rows, map_images, remarks, write_manifest
 from orchestrator.datasets.request import PrepareRequest, describe_request, differences
+from orchestrator.formatting import write_csv
 from orchestrator.storage.scratch import locked_alone
 from pathologies.errors import InputError
 from pathologies.findings.catalog import load_catalog
@@ -210,8 +211,5 @@ def write_tables(paths: DatasetPaths, frame: pd.DataFrame, parts: np.ndarray, re
     """labels.parquet, split.csv and rejected.csv."""
     with publishing(paths.labels) as temporary:
         frame.to_parquet(temporary, index=False)
-    with publishing(paths.split) as temporary:
-        split = frame[["image_id", "patient_id"]].assign(part=parts)
-        split.to_csv(temporary, index=False, lineterminator="\n")
-    with publishing(paths.rejected) as temporary:
-        rejected[["image", "reason"]].to_csv(temporary, index=False, lineterminator="\n")
+    write_csv(frame[["image_id", "patient_id"]].assign(part=parts), paths.split, lineterminator="\n")
+    write_csv(rejected[["image", "reason"]], paths.rejected, lineterminator="\n")

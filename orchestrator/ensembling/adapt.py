@@ -57,19 +57,11 @@ FITTED_KEYS = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class AdaptRequest:
+class AdaptRequest(SiteRequest):
     bundle: Path
     out: Path
-    labelled: Path | None = None  # a table: path, patient, findings
-    images: Path | None = None
     prevalence: tuple[str, ...] = ()  # finding=share, or CSV files with the columns finding and prevalence
-    path_column: str | None = None
-    patient_column: str | None = None
-    patient_pattern: str | None = None
-    each_row_a_patient: bool = False
-    blank_as_zero: bool = False
     device: str = "auto"
-    findings: Path | None = None
     resamples: int = 1000  # of the patients, for the intervals
     workspace: Workspace = field(default_factory=Workspace, compare=False)  # in which the folders were opened
 
@@ -105,17 +97,7 @@ def adapt(request: AdaptRequest, on_progress: Callable[[int, int], None] | None 
         changes, notes, source = _by_prevalence(bundle, request)
         table = prevalence_table(bundle.description["findings"], changes)
     else:
-        local = SiteRequest(
-            labelled=request.labelled,
-            images=request.images,
-            path_column=request.path_column,
-            patient_column=request.patient_column,
-            patient_pattern=request.patient_pattern,
-            each_row_a_patient=request.each_row_a_patient,
-            blank_as_zero=request.blank_as_zero,
-            findings=request.findings,
-        )
-        films = read_site_films(bundle, local, on_progress or (lambda done, total: None))
+        films = read_site_films(bundle, request, on_progress or (lambda done, total: None))
         changes, notes = _by_films(bundle, films, request)
         source = {"labels": request.labelled.name, "labels_sha256": hash_file(request.labelled)}
         source |= {"films": len(films.truth), "patients": len(np.unique(films.patients))}

@@ -12,9 +12,10 @@ from typing import Any
 
 import pandas as pd
 
-from models.files.layout import BundlePaths, publishing
+from models.files.layout import BundlePaths
 from orchestrator.datasets.dataset import hash_file
 from orchestrator.ensembling.bundle_writing import link_or_copy, made_names, new_bundle, renew_self_test
+from orchestrator.formatting import write_csv
 from orchestrator.inference.bundle import Bundle
 from orchestrator.inference.bundle_description import read_description, write_description
 from orchestrator.storage.folder_swap import recover
@@ -78,8 +79,7 @@ def _describe(
     record = {"from": source.root.name, "from_sha256": hash_file(source.bundle)} | record
     if listing is not None:
         record["films_list"] = f"adapted-{len(earlier) + 1}-films.csv"
-        with publishing(goal.root / record["films_list"]) as temporary:
-            listing.to_csv(temporary, index=False)
+        write_csv(listing, goal.root / record["films_list"])
         record["films_sha256"] = hash_file(goal.root / record["films_list"])
     record["findings"] = {slug: _told(old["findings"][slug], change) for slug, change in changes.items()}
     return dict(old) | {

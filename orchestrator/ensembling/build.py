@@ -39,19 +39,25 @@ __all__ = ["EnsembleRequest", "Trained", "build_bundle", "finished_targets", "me
 
 
 @dataclass(frozen=True, kw_only=True)
-class EnsembleRequest:
+class NetworksRequest:
+    """Which networks of a run become part of a bundle."""
+
     run: Path
     out: Path
     dataset: Path | None = None  # none: the one that the run was planned on
     targets: tuple[str, ...] = ()
     findings: Path | None = None
-    consistency: bool = False  # raise every parent to its likeliest child, as the last step
     tta: bool = False  # test-time augmentation: every network is a second member that looks at copies of the film
     snapshots: bool = True  # further weights of each training, where it kept some, are members too
     use: str = "both"  # a finding's own networks, its columns of shared ones, or both, where both are there
     force: bool = False  # also in the place of an adapted bundle
     settings: FitSettings = FitSettings()
     workspace: Workspace = field(default_factory=Workspace, compare=False)  # in which the folders were opened
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnsembleRequest(NetworksRequest):
+    consistency: bool = False  # raise every parent to its likeliest child, as the last step
 
 
 def build_bundle(request: EnsembleRequest) -> dict[str, Any]:

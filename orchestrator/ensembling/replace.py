@@ -8,7 +8,7 @@ consistency, are named, and fitted again only if that is asked for.
 import dataclasses
 import shutil
 from collections.abc import Mapping, Set
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,20 +34,11 @@ from pathologies.findings.catalog import find_pathology
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReplaceRequest:
-    run: Path  # has the new networks
+class ReplaceRequest(build.NetworksRequest):
+    """`targets`: what is replaced; `run` has the new networks."""
+
     bundle: Path
-    targets: tuple[str, ...]
-    out: Path
     refit_dependents: bool = False
-    dataset: Path | None = None  # none: the one that the run was planned on
-    findings: Path | None = None
-    tta: bool = False
-    snapshots: bool = True
-    use: str = "both"
-    force: bool = False  # also in the place of an adapted bundle
-    settings: FitSettings = FitSettings()
-    workspace: Workspace = field(default_factory=Workspace, compare=False)  # in which the folders were opened
 
 
 @dataclass(frozen=True, kw_only=True)

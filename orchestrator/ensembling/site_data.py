@@ -32,7 +32,9 @@ FRONTAL, LATERAL = ("frontal", "ap", "pa"), ("lateral", "ll", "rl")
 
 @dataclass(frozen=True, kw_only=True)
 class SiteRequest:
-    labelled: Path
+    """Which films, and how their table is to be read."""
+
+    labelled: Path | None = None  # a table: path, patient, findings
     images: Path | None = None  # none: the folder of the table
     path_column: str | None = None
     patient_column: str | None = None

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pandas as pd
 
-from models.files.layout import publishing, to_plain, write_json, write_text
+from models.files.layout import to_plain, write_json, write_text
 from orchestrator.evaluation.compare_tables import MULTI_LABEL, TableComparison
 from orchestrator.evaluation.compare_tables_plots import draw_comparison, draw_roc_curves
 from orchestrator.evaluation.scoring import UNDERPOWERED, report_frame
-from orchestrator.formatting import aligned, beside, number, span
+from orchestrator.formatting import aligned, beside, number, span, write_csv
 
 Rows = tuple[list[str], list[list[str]]]
 SHOWN = ("average_precision", "sensitivity", "specificity", "f1", "f2", "brier", "ece")
@@ -153,7 +153,6 @@ def write_comparison(comparison: TableComparison, folder: Path) -> None:
     if len(comparison.readers):
         frames["readers"] = comparison.readers
     for name, frame in frames.items():
-        with publishing(folder / f"{name}.csv") as temporary:
-            frame.to_csv(temporary, index=False)
+        write_csv(frame, folder / f"{name}.csv")
     draw_comparison(comparison, folder / "overview.png")
     draw_roc_curves(comparison, folder / "roc.png")

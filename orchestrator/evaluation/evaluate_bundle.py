@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from models.files.layout import BundlePaths, RunPaths, publishing, read_json_lines, to_plain, write_json, write_text
+from models.files.layout import BundlePaths, RunPaths, read_json_lines, to_plain, write_json, write_text
 from models.statistics.metrics import sigmoid
 from orchestrator.datasets.dataset import ALIKE, Dataset, differing, hash_file
 from orchestrator.datasets.labelled import Material, read_material, usable_views
@@ -31,7 +31,7 @@ from orchestrator.evaluation.scoring import (
     report_table,
 )
 from orchestrator.evaluation.uncertain_labels import READINGS, measure_uncertain, uncertain_notes, uncertain_table
-from orchestrator.formatting import aligned, span
+from orchestrator.formatting import aligned, span, write_csv
 from orchestrator.inference.aggregation import aggregate_ids, aggregate_scores, aggregate_truth
 from orchestrator.inference.bundle import BATCH, Bundle, load_bundle
 from orchestrator.inference.decisions import find_slug, threshold_notes, thresholds_of
@@ -119,8 +119,10 @@ def evaluate(request: EvaluateRequest) -> EvaluateResult:
     further = {"conformal": covered.to_dict("records"), "uncertain": to_plain(doubted.to_dict("records"))}
     data = report.to_dict() | bundle.identity | asked | further | {"notes": notes}
     _write(folder, report, data, [table, *[one for one in (uncertain, conformal) if one]])
-    predictions = prediction_frame(bundle, _row_names(scored), scored.probability, thresholds)
-    _write_tables(folder, predictions, {"conformal": covered, "uncertain": doubted})
+    predictions = prediction_frame(bundle, scored.frame["image_id"].tolist(), scored.probability, thresholds)
+    for name, frame in {"predictions": predictions, "conformal": covered, "uncertain": doubted}.items():
+        if len(frame):
+            write_csv(frame, folder / f"{name}.csv")
     _draw(folder, bundle, scored, report, thresholds)
     return EvaluateResult(
         report=report, table=table, notes=notes, folder=folder, conformal=conformal, uncertain=uncertain, data=data
@@ -154,10 +156,6 @@ def _aggregate(scored: Scored, level: str) -> Scored:
             "of films.",
         ],
     )
-
-
-def _row_names(scored: Scored) -> list[str]:
-    return scored.frame["image_id"].tolist()
 
 
 def score_part(bundle: Bundle, material: Material, request: EvaluateRequest) -> Scored:
@@ -266,18 +264,7 @@ def _write(folder: Path, report: Report, data: dict[str, Any], tables: list) -> 
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "report.json", data)
     write_text(folder / "table.txt", "\n\n".join([*[aligned(*table) for table in tables], "\n".join(notes)]) + "\n")
-    with publishing(folder / "metrics.csv") as temporary:
-        report_frame(report).to_csv(temporary, index=False)
-
-
-def _write_tables(folder: Path, predictions: pd.DataFrame, further: Mapping[str, pd.DataFrame]) -> None:
-    """`predictions.csv`, and of the further tables those that have rows."""
-    with publishing(folder / "predictions.csv") as temporary:
-        predictions.to_csv(temporary, index=False)
-    for name, frame in further.items():
-        if len(frame):
-            with publishing(folder / f"{name}.csv") as temporary:
-                frame.to_csv(temporary, index=False)
+    write_csv(report_frame(report), folder / "metrics.csv")
 
 
 def _draw(folder: Path, bundle: Bundle, scored: Scored, report: Report, thresholds: Mapping[str, float | None]) -> None:

@@ -14,7 +14,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from models.files.layout import TEMPORARY_PREFIX
+from models.files.layout import TEMPORARY_PREFIX, sync_folder
 from orchestrator.storage.scratch import own_folder
 from pathologies.errors import InputError
 
@@ -33,7 +33,7 @@ def building(goal: Path) -> Iterator[Path]:
         shutil.rmtree(_aside(goal), ignore_errors=True)  # what stood here before a swap that was killed afterwards
     with own_folder(goal.parent, f"{TEMPORARY_PREFIX}{goal.name}") as build:
         yield build
-        _sync_tree(build)
+        sync_tree(build)
         _put_in_place(build, goal)  # from here on `build` is what was at `goal` before
 
 
@@ -74,7 +74,7 @@ def _put_in_place(build: Path, goal: Path) -> None:
             recover(goal)
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST) or attempt == ATTEMPTS - 1:
                 raise
-    _sync_folder(goal.parent)
+    sync_folder(goal.parent)
 
 
 def _exchange(one: Path, other: Path) -> bool:
@@ -84,7 +84,7 @@ def _exchange(one: Path, other: Path) -> bool:
     return call is not None and call(*names, RENAME_EXCHANGE) == 0
 
 
-def _sync_tree(root: Path) -> None:
+def sync_tree(root: Path) -> None:
     """A folder that took a name must be whole even after a power cut."""
     for folder, _, names in os.walk(root):
         for name in names:
@@ -93,18 +93,7 @@ def _sync_tree(root: Path) -> None:
                 os.fsync(descriptor)
             finally:
                 os.close(descriptor)
-        _sync_folder(Path(folder))
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    except OSError as error:  # some network file systems cannot; the rename stands
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS):
-            raise
-    finally:
-        os.close(descriptor)
+        sync_folder(Path(folder))
 
 
 def _aside(goal: Path) -> Path:

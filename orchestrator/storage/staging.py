@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from models.files.layout import TEMPORARY_PREFIX, BundlePaths, DatasetPaths, parse_json, write_json
-from orchestrator.storage.object_store import Entry, Store, is_remote
+from orchestrator.storage.folder_swap import sync_tree
+from orchestrator.storage.object_store import Store, is_remote
 from orchestrator.storage.scratch import VARIABLE, cache_root, locked
 from pathologies.errors import InputError
 
@@ -104,17 +105,10 @@ def _bring(store: Store, marker: str, content: bytes, folder: Path) -> None:
         (partial / marker).write_bytes(content)
         _check(parse_json(content, f"{store.uri}/{marker}"), marker, partial, store.uri)
         write_json(partial / ORIGIN, {"uri": store.uri})
-        _sync_files(partial, entries)
+        sync_tree(partial)
         os.rename(partial, folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-
-
-def _sync_files(root: Path, entries: Mapping[str, Entry]) -> None:
-    """A folder that appeared must be whole even after a power cut."""
-    for name in entries:
-        with (root / name).open("rb+") as file:
-            os.fsync(file.fileno())
 
 
 def _check(described: Mapping[str, Any], marker: str, root: Path, uri: str) -> None:

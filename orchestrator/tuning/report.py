@@ -15,9 +15,8 @@ import numpy as np
 import pandas as pd
 from scipy.stats import rankdata
 
-from models.files.layout import publishing
 from models.statistics.bootstrap import PatientBootstrap, holm, interval, p_value
-from orchestrator.formatting import cell
+from orchestrator.formatting import cell, write_csv
 from orchestrator.plotting import save_figure
 from orchestrator.tuning.space import Dimension
 from orchestrator.tuning.study import Search
@@ -142,8 +141,7 @@ def write_report(searches: Mapping[str, Search]) -> list[Path]:
             written.append(save_figure(draw_search(search, trials), goal))
     if searches:
         goal = next(iter(searches.values())).paths.run.tuned("any").with_name("trials.csv")
-        with publishing(goal) as temporary:
-            trials_table(searches).to_csv(temporary, index=False)
+        write_csv(trials_table(searches), goal)
         written.append(goal)
     return written
 
