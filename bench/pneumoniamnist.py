@@ -42,7 +42,7 @@ from orchestrator.datasets.request import PrepareRequest
 from orchestrator.formatting import aligned
 from orchestrator.training.launch import train_run
 from orchestrator.training.plan import TrainRequest
-from pathologies.splits.sharing import share_split
+from pathologies.splits.shared_split import share_split
 
 DATA = Path(os.environ.get("HILUM_TEST_DATA", "../shared/data")) / "pneumoniamnist.npz"
 READS = Path(__file__).with_name("pneumoniamnist_reads.jsonl")

@@ -1,5 +1,9 @@
 """What is predicted and what its labels mean: findings, label sources, contracts, parts. Needs no torch and no Ray.
 
+The rooms, in the order of their imports: `findings` <- `labels` <- `splits` <- `sources`; `phantom`, which makes label
+files and films, imports none of them. Below all lie `errors` and `table_files`. What a room offers to others is the
+`__all__` of its `__init__.py`.
+
 The public names are looked up on first use, so that a process that wants one module does not load pandas for the
 others.
 """
@@ -8,12 +12,12 @@ from importlib import import_module
 
 _HOME = {
     "CHEXPERT_TARGETS": "findings.catalog",
-    "Pathology": "findings.catalog",
+    "Pathology": "findings.pathology",
     "find_pathology": "findings.catalog",
     "load_catalog": "findings.catalog",
     "source_names": "findings.catalog",
     "LabelContract": "labels.contract",
-    "LabelPolicy": "labels.contract",
+    "LabelPolicy": "findings.policy",
     "REFERENCE_POLICY": "labels.contract",
     "reference_contract": "labels.contract",
     "training_contract": "labels.contract",

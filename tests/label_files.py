@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from pathologies.sources.common import META_COLUMNS
+from pathologies.labels.frame import META_COLUMNS
 
 
 def write(path: Path, *lines: str) -> Path:

@@ -9,7 +9,7 @@ import pandas as pd
 from models.data.intensity import INTENSITY_CONTRACT
 from models.data.targets import PARTS, Targets
 from models.files.layout import DatasetPaths, write_json
-from pathologies.labels.resolution import reference_contract
+from pathologies.labels.contract import reference_contract
 from pathologies.splits.assignment import split_hash
 
 SIZE = 32

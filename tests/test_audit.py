@@ -11,8 +11,8 @@ import pytest
 
 from pathologies.findings.catalog import CHEXPERT_TARGETS, load_catalog
 from pathologies.labels.audit import AUDIT_HEADER, audit_labels, audit_rows
+from pathologies.labels.contract import reference_contract
 from pathologies.labels.filters import filter_frame
-from pathologies.labels.resolution import reference_contract
 from tests.chexpert_like import COUNTS, SLUGS, as_label_frame, chexpert_like, write_chexpert_like
 
 CATALOG = load_catalog()

@@ -1,5 +1,5 @@
-"""orchestrator/training/backbones.py and models/network/small_cnn.py: names refused before the launch, and a
-network to read.
+"""orchestrator/training/backbones.py and models/network/architecture.py: names refused before the launch, and a network
+to read.
 """
 
 import sys
@@ -10,9 +10,8 @@ import torch
 from safetensors.torch import save_file
 
 from models.config import TrainConfig
-from models.network.architecture import OWN
+from models.network.architecture import OWN, WIDTHS, Plain
 from models.network.builder import build_network, initial_network
-from models.network.small_cnn import WIDTHS, Plain
 from orchestrator.ensembling.build import EnsembleRequest, build_bundle
 from orchestrator.inference.bundle import load_bundle, self_test
 from orchestrator.training import backbones

@@ -9,7 +9,7 @@ import typer
 
 from orchestrator.cli import app as cli
 from orchestrator.cli.app import app, main
-from orchestrator.cli.datasets import parse_fold, parse_fractions, parse_words
+from orchestrator.option_values import read_fold, read_fractions, read_member_settings, read_words
 from tests.small_data import disc_films, make_dataset, write_dataset
 from tests.small_run import SETTINGS, write_films
 
@@ -271,19 +271,17 @@ def test_audit_as_json_is_json_alone(hilum, tmp_path):
 
 
 def test_words_are_parsed():
-    assert parse_words(" a, b,,c ") == ("a", "b", "c")
-    assert parse_fractions("0.7,0.1,0.1,0.1") == (0.7, 0.1, 0.1, 0.1)
-    assert parse_fold("2/5") == (2, 5)
-    assert parse_fold(None) is None
+    assert read_words(" a, b,,c ") == ("a", "b", "c")
+    assert read_fractions("0.7,0.1,0.1,0.1") == (0.7, 0.1, 0.1, 0.1)
+    assert read_fold("2/5") == (2, 5)
+    assert read_fold(None) is None
 
 
 def test_settings_of_one_member_are_read_or_refused():
-    from orchestrator.cli.training import parse_member_settings
-
-    assert parse_member_settings(["1:backbone=resnet34", "1:epochs=3", "0:epochs=2"]) == {
+    assert read_member_settings(["1:backbone=resnet34", "1:epochs=3", "0:epochs=2"]) == {
         1: {"backbone": "resnet34", "epochs": 3},
         0: {"epochs": 2},
     }
     for word in ("backbone=resnet34", "x:epochs=3", "1"):
         with pytest.raises(ValueError, match="k:name=value"):
-            parse_member_settings([word])
+            read_member_settings([word])

@@ -1,11 +1,12 @@
-"""models/statistics/hierarchy.py: a parent at least as probable as its likeliest child."""
+"""models/statistics/calibration.py: a parent at least as probable as its likeliest child."""
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.statistics.hierarchy import descendants, raise_parents
+from models.statistics.calibration import raise_parents
+from pathologies.findings.catalog import descendants
 
 PARENTS = {"opacity": [], "lesion": ["opacity"], "mass": ["lesion"], "edema": ["opacity"], "fracture": []}
 SLUGS = list(PARENTS)

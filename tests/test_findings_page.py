@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from docs.write_findings import findings_text, picture_name, write_findings_page
 from pathologies.findings.catalog import CHEXPERT_TARGETS, load_catalog
-from pathologies.findings.page import findings_text, picture_name, write_findings_page
 
 DOCS = Path(__file__).parent.parent / "docs"
 CATALOG = load_catalog()
@@ -25,7 +25,7 @@ def test_every_finding_says_what_a_one_means_and_why():
 
 def test_page_in_docs_is_up_to_date():
     assert (DOCS / "findings.md").read_text(encoding="utf-8") == findings_text(CATALOG), (
-        "docs/findings.md differs from pathologies/findings/*.toml. Run: python -m pathologies.findings.page docs"
+        "docs/findings.md differs from pathologies/findings/*.toml. Run: python docs/write_findings.py"
     )
     for slug in CHEXPERT_TARGETS:
         assert (DOCS / picture_name(slug)).is_file()

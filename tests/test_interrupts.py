@@ -6,7 +6,7 @@ import signal
 import pytest
 
 import models.training.loop
-from models.files.checksummed import unseal
+from models.files.checksummed import read_checksummed
 from models.files.layout import TargetPaths
 from models.process.job import run_job
 from models.process.signals import Interrupted, end_as_by_ctrl_c, listening
@@ -48,7 +48,7 @@ def test_it_goes_on_from_exactly_there(dataset, undisturbed, tmp_path, monkeypat
         with pytest.raises(Interrupted, match=signal.Signals(number).name):
             run_job(dataset, paths.root, watch_parent=False)
     assert not paths.outcome.exists()
-    facts = unseal(paths.attempt(1).checkpoint, "progress")[1]
+    facts = read_checksummed(paths.attempt(1).checkpoint, "progress")[1]
     assert (facts["epoch"], facts["step"]) == place
     assert run_job(dataset, paths.root, watch_parent=False)["continued_from"] == "attempts/1/last.ckpt"
     assert paths.weights.read_bytes() == undisturbed

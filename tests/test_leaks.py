@@ -1,4 +1,4 @@
-"""Copies of a film in another part are found, different films are not, and what remains has no leak."""
+"""Copies of a film in another part are found, different films are not, and what remains has none."""
 
 import io
 
@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
-from pathologies.splits.duplicates import _candidates, _hash_all, find_duplicates, find_leaks
+from pathologies.splits.duplicates import _candidates, _hash_all, duplicates_between_parts, find_duplicates
 
 SIDE = 64
 
@@ -75,15 +75,17 @@ def test_identical_films_are_called_so_and_the_later_part_loses_them():
     originals = films(12)
     images = np.concatenate([originals, originals[[3, 3, 5, 7]]])
     parts = np.array(["test"] * 4 + ["select"] * 4 + ["train"] * 4 + ["train", "calibrate", "select", "test"])
-    leaks = find_leaks(frame_of(16), parts, images)
-    assert leaks.dropped[["row", "part"]].to_numpy().tolist() == [[3, "test"], [13, "calibrate"], [15, "test"]]
-    assert leaks.dropped["reason"].tolist() == [
+    duplicates = duplicates_between_parts(frame_of(16), parts, images)
+    assert duplicates.dropped[["row", "part"]].to_numpy().tolist() == [[3, "test"], [13, "calibrate"], [15, "test"]]
+    assert duplicates.dropped["reason"].tolist() == [
         "identical to film12 in part train",
         "identical to film12 in part train",
         "identical to film7 in part select",
-    ]  # 5 and 14 both lie in select: no leak
-    assert set(leaks.pairs["kind"]) == {"identical"}
-    again = find_leaks(frame_of(int(leaks.keep.sum())), parts[leaks.keep], images[leaks.keep])
+    ]  # 5 and 14 both lie in select
+    assert set(duplicates.pairs["kind"]) == {"identical"}
+    again = duplicates_between_parts(
+        frame_of(int(duplicates.keep.sum())), parts[duplicates.keep], images[duplicates.keep]
+    )
     assert again.keep.all()
     assert again.pairs.empty
 
@@ -93,9 +95,9 @@ def test_mixed_copies_leave_nothing_behind():
     copies = [as_jpeg(originals[0]), as_jpeg(originals[0], 70), originals[1], paler(originals[1])]
     images = np.concatenate([originals, copies])
     parts = np.array(["train"] * 40 + ["select", "calibrate", "test", "select"])
-    leaks = find_leaks(frame_of(44), parts, images)
-    assert np.flatnonzero(~leaks.keep).tolist() == [40, 41, 42, 43]
-    assert find_leaks(frame_of(40), parts[leaks.keep], images[leaks.keep]).pairs.empty
+    duplicates = duplicates_between_parts(frame_of(44), parts, images)
+    assert np.flatnonzero(~duplicates.keep).tolist() == [40, 41, 42, 43]
+    assert duplicates_between_parts(frame_of(40), parts[duplicates.keep], images[duplicates.keep]).pairs.empty
 
 
 def test_without_parts_every_pair_counts():
@@ -126,9 +128,9 @@ def test_bad_input_is_refused():
     with pytest.raises(ValueError, match="Expected N x H x W, uint8"):
         find_duplicates(images.astype(np.float32))
     with pytest.raises(ValueError, match="not one data set"):
-        find_leaks(frame_of(2), np.array(["train"] * 3), images)
+        duplicates_between_parts(frame_of(2), np.array(["train"] * 3), images)
     with pytest.raises(ValueError, match="Unknown part"):
-        find_leaks(frame_of(3), np.array(["train", "test", "valid"]), images)
+        duplicates_between_parts(frame_of(3), np.array(["train", "test", "valid"]), images)
 
 
 def test_real_films_do_not_collide_and_their_copies_do(real_data):

@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 
 from pathologies.findings.catalog import load_catalog
-from pathologies.labels.merge import MergeInput, merge_frames, overlap_notes
-from pathologies.labels.resolution import LabelContract, LabelPolicy, resolve
+from pathologies.findings.policy import LabelPolicy
+from pathologies.labels.contract import LabelContract
+from pathologies.labels.resolution import resolve
 from pathologies.sources.common import build_frame
+from pathologies.sources.merge import MergeInput, merge_frames, overlap_notes
 
 CHEXPERT = {"edema": [1, np.nan], "fracture": [0, -1]}
 NIH = {"edema": [0, 1], "hernia": [1, 0]}

@@ -1,4 +1,4 @@
-"""`hilum merge`, shared splits and the leak check of `prepare`, through their files."""
+"""`hilum merge`, shared splits and the search for duplicates of `prepare`, through their files."""
 
 import shutil
 import subprocess
@@ -15,8 +15,9 @@ from orchestrator.datasets.prepare import prepare
 from orchestrator.datasets.request import PrepareRequest
 from orchestrator.storage.scratch import locked
 from pathologies.findings.catalog import load_catalog
-from pathologies.labels.resolution import LabelContract, resolve
-from pathologies.splits.sharing import share_split
+from pathologies.labels.contract import LabelContract
+from pathologies.labels.resolution import resolve
+from pathologies.splits.shared_split import share_split
 from tests.conftest import PROJECT
 from tests.nih_like import write_nih_like
 from tests.small_data import make_dataset

@@ -8,7 +8,7 @@ import subprocess
 import pytest
 
 from models.files.layout import append_json_line, read_json_lines, write_bytes
-from models.files.retry import Patience, StorageFailed
+from models.files.retry import Retry, StorageFailed
 
 root_only = pytest.mark.skipif(os.geteuid() != 0, reason="mounts a file system of its own")
 
@@ -47,7 +47,7 @@ def test_a_full_disk_is_waited_for_until_there_is_room(small_disk):
     write_bytes(path, b"old")
     meanwhile = Later(lambda: remount(small_disk, "size=2m"))
     data = bytes(500_000)
-    Patience(seconds=60, meanwhile=meanwhile).write(lambda: write_bytes(path, data), path, len(data))
+    Retry(seconds=60, meanwhile=meanwhile).write(lambda: write_bytes(path, data), path, len(data))
     assert path.read_bytes() == data
     assert meanwhile.calls >= 2
     assert os.listdir(small_disk) == ["file"]
@@ -58,7 +58,7 @@ def test_a_disk_that_stays_full_is_named_with_what_it_takes(small_disk):
     path = small_disk / "file"
     write_bytes(path, b"old")
     with pytest.raises(StorageFailed, match=r"file could not be written for 0\.0 minutes: No space left") as caught:
-        Patience(seconds=0.1).write(lambda: write_bytes(path, bytes(500_000)), path, 500_000)
+        Retry(seconds=0.1).write(lambda: write_bytes(path, bytes(500_000)), path, 500_000)
     assert "500,000 bytes are needed, 2" in str(caught.value)
     assert "are free" in str(caught.value)
     assert "Make room and give the same command again" in str(caught.value)
@@ -73,7 +73,7 @@ def test_storage_that_goes_away_and_comes_back(small_disk, caplog):
     remount(small_disk, "ro")
     meanwhile = Later(lambda: remount(small_disk, "rw"))
     with caplog.at_level(logging.WARNING):
-        Patience(seconds=60, meanwhile=meanwhile).write(lambda: write_bytes(path, b"new"), path)
+        Retry(seconds=60, meanwhile=meanwhile).write(lambda: write_bytes(path, b"new"), path)
     assert path.read_bytes() == b"new"
     assert "Read-only file system; trying again" in caplog.text
 
@@ -96,7 +96,7 @@ def test_what_is_no_storage_trouble_is_raised_at_once(tmp_path):
         raise FileNotFoundError(errno.ENOENT, "gone")
 
     with pytest.raises(FileNotFoundError):
-        Patience(seconds=60).write(absent, tmp_path)
+        Retry(seconds=60).write(absent, tmp_path)
 
 
 def test_the_waiting_can_be_ended_from_outside(tmp_path):
@@ -107,4 +107,4 @@ def test_the_waiting_can_be_ended_from_outside(tmp_path):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        Patience(seconds=60, meanwhile=end).write(full, tmp_path)
+        Retry(seconds=60, meanwhile=end).write(full, tmp_path)

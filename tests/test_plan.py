@@ -14,7 +14,7 @@ from orchestrator.datasets.dataset import hash_file
 from orchestrator.datasets.labelled import usable_views
 from orchestrator.training.plan import TrainRequest, chosen_targets, plan_run, resolved_config
 from pathologies.findings.catalog import CHEXPERT_TARGETS, load_catalog
-from pathologies.labels.resolution import LabelPolicy
+from pathologies.findings.policy import LabelPolicy
 from tests.small_data import SIZE, make_dataset, write_dataset
 
 CATALOG = load_catalog()

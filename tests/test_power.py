@@ -10,7 +10,7 @@ from models.statistics.sample_size import (
     Z_95,
     auc_standard_error,
     cases_needed_for_proportion,
-    check_power,
+    judge_sample_size,
     positives_needed_for_auc,
 )
 
@@ -47,16 +47,16 @@ def test_needed_positives_are_the_fewest(auc, ratio):
 
 
 def test_guard_marks_what_is_below_the_minimum():
-    assert check_power(20, 20).underpowered is False
-    assert check_power(20, 20).note == ""
-    assert check_power(19, 1000).underpowered is True
-    assert check_power(1000, 19).underpowered is True
-    assert check_power(25, 1000, minimum=30).underpowered is True
+    assert judge_sample_size(20, 20).underpowered is False
+    assert judge_sample_size(20, 20).note == ""
+    assert judge_sample_size(19, 1000).underpowered is True
+    assert judge_sample_size(1000, 19).underpowered is True
+    assert judge_sample_size(25, 1000, minimum=30).underpowered is True
 
 
 @pytest.mark.parametrize("positives", [0, 1])  # Fracture, Lung Lesion and Pleural Other in CheXpert's valid.csv
 def test_findings_of_the_validation_file_are_underpowered(positives):
-    power = check_power(positives, 200 - positives)
+    power = judge_sample_size(positives, 200 - positives)
     assert power.underpowered
     assert power.note.startswith(f"underpowered: {positives} positives (fewer than 20); a 95 % interval of +-0.05")
     assert power.positives_needed_for_auc > 20
@@ -64,20 +64,20 @@ def test_findings_of_the_validation_file_are_underpowered(positives):
 
 
 def test_note_speaks_of_the_scarcer_class():
-    power = check_power(400, 3)
+    power = judge_sample_size(400, 3)
     assert "3 negatives (fewer than 20)" in power.note
     assert f"{power.negatives_needed_for_auc:,} negatives for the AUC" in power.note
     assert "specificity" in power.note
 
 
 def test_more_cases_narrow_the_interval():
-    widths = [check_power(n, 10 * n).auc_half_width for n in (5, 20, 80, 320)]
+    widths = [judge_sample_size(n, 10 * n).auc_half_width for n in (5, 20, 80, 320)]
     assert widths == sorted(widths, reverse=True)
 
 
 def test_bad_input():
     with pytest.raises(ValueError, match="Allowed: 0 or more"):
-        check_power(-1, 3)
+        judge_sample_size(-1, 3)
     with pytest.raises(ValueError, match="needs both classes"):
         auc_standard_error(0.8, 0, 3)
     with pytest.raises(ValueError, match="The AUC is 1.2"):

@@ -12,7 +12,8 @@ from models.data.images import load_image
 from models.data.intensity import INTENSITY_CONTRACTS
 from models.files.layout import read_json
 from orchestrator.inference.bundle import load_bundle
-from orchestrator.inference.predict import PredictRequest, collect_paths, predict
+from orchestrator.inference.films import collect_paths
+from orchestrator.inference.predict import PredictRequest, predict
 from pathologies.errors import InputError
 from tests.coded_films import make
 from tests.damage import damaged, unknown_type, whole_files

@@ -72,14 +72,14 @@ def test_weights_are_found_in_every_usual_layout(layout, colour, tmp_path):
         theirs = colour.forward_features(film.expand(-1, 3, -1, -1))
         torch.testing.assert_close(network.backbone.forward_features(film), theirs, atol=1e-5, rtol=1e-5)
     assert network(film).shape == (2,)
-    assert "Started from theirs.pth" in network.start
-    assert "not used: fc.weight, fc.bias" in network.start
-    assert "timm's configuration names 160 pixels, mean (0.5, 0.5, 0.5), std (0.5, 0.5, 0.5)" in network.start
+    assert "Started from theirs.pth" in network.initial_weights
+    assert "not used: fc.weight, fc.bias" in network.initial_weights
+    assert "timm's configuration names 160 pixels, mean (0.5, 0.5, 0.5), std (0.5, 0.5, 0.5)" in network.initial_weights
 
 
 def test_what_was_loaded_and_from_where_is_said(colour, tmp_path, caplog):
     torch.save({"net": before("module.encoder.", colour.state_dict()) | {"queue": torch.ones(3)}}, tmp_path / "w.pth")
-    said = started(tmp_path / "w.pth").start
+    said = started(tmp_path / "w.pth").initial_weights
     assert "Started from w.pth under 'net', names without 'module.encoder.': " in said
     assert "resized or folded: conv1.0.weight" in said
     assert "further tensors beside them: 1" in said
@@ -136,7 +136,7 @@ def test_a_transformer_is_built_for_the_films_and_its_positions_are_resized(tmp_
     network = started(tmp_path / "w.pth", "test_vit", size=64)
     assert network.backbone.pos_embed.shape[1] == 1 + 16
     assert theirs.pos_embed.shape[1] == 1 + 100
-    assert "pos_embed" in network.start
+    assert "pos_embed" in network.initial_weights
     torch.testing.assert_close(network.backbone.blocks[0].attn.qkv.weight, theirs.blocks[0].attn.qkv.weight)
     folded = theirs.patch_embed.proj.weight.sum(dim=1, keepdim=True)
     torch.testing.assert_close(network.backbone.patch_embed.proj.weight, folded)

@@ -1,11 +1,12 @@
-"""orchestrator/cli/progress.py: a table that is drawn anew on a terminal, a line per event elsewhere."""
+"""orchestrator/progress.py, and the Board of cli/console.py: a table on a terminal, a line per event elsewhere."""
 
 import io
 
 import pytest
 from rich.console import Console
 
-from orchestrator.cli.progress import COLUMNS, Board
+from orchestrator.cli.console import Board
+from orchestrator.progress import COLUMNS
 
 ROW = {"epoch": 2, "train_loss": 0.5, "select_auc": 0.75, "images_per_second": 123.4, "seconds": 40.0}
 DONE = {"status": "ok", "best_epoch": 3, "selection_rule": "auc"}

@@ -7,9 +7,9 @@ import torch
 from torch import nn
 
 from models.config import TrainConfig
+from models.data.loading import film_size
 from models.training.optimisation import (
     assemble,
-    film_size,
     freeze,
     place_in_schedule,
     rate_factor,

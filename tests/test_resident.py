@@ -1,12 +1,11 @@
-"""models/data/resident.py: films reach the device unchanged, whichever way they take."""
+"""models/data/loading.py: films reach the device unchanged, whichever way they take."""
 
 from dataclasses import replace
 
 import numpy as np
 import torch
 
-from models.data.loading import Pixels
-from models.data.resident import gather, resident, send, upload
+from models.data.loading import Pixels, cache_on_gpu, gather, send, upload
 
 FILMS = np.random.default_rng(0).integers(0, 256, (7, 8, 8), dtype=np.uint8)
 ROWS = np.array([5, 0, 5, 3])
@@ -17,11 +16,11 @@ def test_films_come_in_the_order_asked_for():
 
 
 def test_a_processor_keeps_no_second_copy():
-    assert resident(FILMS, "cpu") is None
+    assert cache_on_gpu(FILMS, "cpu") is None
 
 
 def test_an_upload_in_pieces_is_whole(monkeypatch):
-    monkeypatch.setattr("models.data.resident.CHUNK_BYTES", 2 * 64)
+    monkeypatch.setattr("models.data.loading.CHUNK_BYTES", 2 * 64)
     assert np.array_equal(upload(FILMS, "cpu").numpy(), FILMS)
 
 

@@ -9,7 +9,7 @@ import pytest
 from models.config import TrainConfig, build_config
 from orchestrator.tuning.space import SPACE, STARTUP_TRIALS, Dimension, Told, propose, space_for
 from pathologies.findings.catalog import load_catalog
-from pathologies.labels.contract import LabelPolicy
+from pathologies.findings.policy import LabelPolicy
 
 DEFAULTS = TrainConfig(uncertain="ignore", blank="zero").to_dict()
 MIXED = np.array([1.0, 0.0, -1.0, np.nan] * 30)

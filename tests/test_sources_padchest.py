@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from pathologies.findings.catalog import load_catalog
-from pathologies.labels.resolution import reference_contract, resolve, training_contract
+from pathologies.labels.contract import reference_contract, training_contract
+from pathologies.labels.resolution import resolve
 from pathologies.sources.registry import read_labels
 from tests.label_files import check_frame, write
 

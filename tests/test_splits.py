@@ -19,7 +19,7 @@ from pathologies.splits.assignment import (
     positive_rates,
     split_hash,
 )
-from pathologies.splits.sharing import apply_split, check_split, share_split
+from pathologies.splits.shared_split import apply_split, check_split, share_split
 from tests.chexpert_like import SLUGS, as_label_frame, chexpert_like
 
 FINDINGS = ("edema", "fracture", "pneumonia")

@@ -14,7 +14,9 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import typer
 
+from orchestrator.cli.app import app
 from orchestrator.cluster import jobs as submit
 from orchestrator.code_package import BESIDE, DATA, pack, package_lines, survey
 from orchestrator.training import ray_session
@@ -143,20 +145,25 @@ def test_a_driver_sends_the_code_along_unless_its_job_has_brought_it(monkeypatch
 # -- words
 
 
+def checked_words(words):
+    """As `hilum submit` has them checked, against all commands."""
+    return submit.checked_words(words, typer.main.get_command(app).commands)
+
+
 def test_a_command_without_relative_paths_goes_as_it_is():
     words = ["train", "/shared/data", "--out=s3://bucket/run", "--set", "epochs=3", "--set", "pretrained=true",
              "--targets", "edema", "--set", "init=/shared/run/edema"]  # fmt: skip
-    assert submit.checked_words(words) == (words, None)
+    assert checked_words(words) == (words, None)
 
 
 def test_a_folder_of_findings_is_taken_along_and_named_as_it_is_called_there(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "own").mkdir()
     words = ["train", "/data", "--out", "/run", "--targets", "own"]
-    checked, findings = submit.checked_words([*words, "--findings", "own"])
+    checked, findings = checked_words([*words, "--findings", "own"])
     assert (checked, findings) == ([*words, "--findings", "findings"], Path("own"))
-    assert submit.checked_words([*words, "--findings=own/"]) == ([*words, "--findings=findings"], Path("own"))
-    assert submit.checked_words([*words, "--findings", "/there"]) == ([*words, "--findings", "/there"], None)
+    assert checked_words([*words, "--findings=own/"]) == ([*words, "--findings=findings"], Path("own"))
+    assert checked_words([*words, "--findings", "/there"]) == ([*words, "--findings", "/there"], None)
 
 
 @pytest.mark.parametrize(
@@ -178,14 +185,14 @@ def test_a_relative_path_that_does_not_travel_is_refused(words, named, tmp_path,
     write(tmp_path, "m.toml")
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError, match=rf"not sent.*{re.escape(named)}.*absolute") as told:
-        submit.checked_words(words)
+        checked_words(words)
     assert str(Path(named).absolute()) in str(told.value)
 
 
 @pytest.mark.parametrize("words", [[], ["tarin", "data"], ["submit", "--", "train"], ["--out", "x"]])
 def test_what_is_no_command_for_a_cluster_is_refused_before_anything_is_sent(words):
     with pytest.raises(ValueError, match=r"no command for a cluster. Known: .*train"):
-        submit.checked_words(words)
+        checked_words(words)
 
 
 def test_a_mistake_in_the_command_is_found_here(tmp_path):

@@ -126,7 +126,7 @@ def test_a_hung_outcome_is_no_end(tmp_path):
 def test_a_loss_that_is_no_number_keeps_the_last_good_weights(dataset, tmp_path, monkeypatch):
     """The rate becomes absurd in the third epoch: the outcome says where the second one's weights are."""
     import models.training.loop
-    from models.files.weights import load_weights
+    from models.files.checksummed import load_weights
 
     normal = models.training.loop.set_learning_rate
 

@@ -12,7 +12,7 @@ import torch
 import models.training.loop
 from models.config import RECIPE_VERSION, TrainConfig
 from models.data.loading import Pixels, epoch_order
-from models.files.checksummed import seal, unseal
+from models.files.checksummed import checksummed_bytes, read_checksummed
 from models.files.layout import AttemptPaths, TargetPaths, read_json, read_json_lines
 from models.process.job import run_job
 from models.training.checkpoint import PROGRESS, Progress
@@ -256,7 +256,7 @@ def test_fp16_goes_on_to_the_bit_with_its_scale(dataset, tmp_path):
 
     with pytest.raises(KeyboardInterrupt):
         run_job(dataset, paths.root, stop, watch_parent=False)
-    facts = unseal(paths.attempt(1).checkpoint, PROGRESS)[1]
+    facts = read_checksummed(paths.attempt(1).checkpoint, PROGRESS)[1]
     assert facts["scaler"]["scale"] == 2.0 ** (16 - facts["skipped"]) < 65536
     assert run_job(dataset, paths.root, watch_parent=False)["status"] == "ok"
     assert paths.weights.read_bytes() == TargetPaths(tmp_path / "unbroken").weights.read_bytes()
@@ -307,8 +307,8 @@ def test_a_best_score_that_is_no_number_is_beaten_by_any(dataset, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         run_job(dataset, paths.root, stop, watch_parent=False)
     checkpoint = paths.attempt(1).checkpoint
-    tensors, facts = unseal(checkpoint, PROGRESS)
-    checkpoint.write_bytes(seal(tensors, PROGRESS, facts | {"best_score": float("nan")}))
+    tensors, facts = read_checksummed(checkpoint, PROGRESS)
+    checkpoint.write_bytes(checksummed_bytes(tensors, PROGRESS, facts | {"best_score": float("nan")}))
     outcome = run_job(dataset, paths.root, watch_parent=False)
     assert outcome["best_epoch"] > 1
     assert read_json(paths.outcome)["select_score"] is not None

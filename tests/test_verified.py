@@ -1,13 +1,11 @@
-"""models/files/image_verification.py: pixels that changed after they were prepared are not trained on; a file
-is read once.
-"""
+"""models/files/checksummed.py: pixels that changed after they were prepared are not trained on; a file is read once."""
 
 import os
 
 import numpy as np
 import pytest
 
-from models.files.image_verification import verify_images
+from models.files.checksummed import verify_images
 from models.files.layout import DatasetPaths, TargetPaths, read_json
 from models.process.job import run_job
 from tests.small_data import make_dataset

@@ -6,6 +6,7 @@ In: bytes. Out: uint8, height x width. Called by `models.data.images.decode`; `r
 shape). A file that cannot be used is a DecodeError that says the reason.
 """
 
+import io
 import logging
 import math
 from collections.abc import Sequence
@@ -69,6 +70,18 @@ def decode_dicom(data: bytes, version: int) -> np.ndarray:
         # is inverted once, after the VOI LUT. 255 - x is minimum + maximum - x of the scaled range.
         inverse = dataset.get("PresentationLUTShape") == "INVERSE"
         return 255 - shown if inverse or dataset.PhotometricInterpretation == "MONOCHROME1" else shown
+
+
+def decode_dataset(dataset: "Dataset", version: int) -> np.ndarray:
+    """As `decode_dicom`, of a pydicom data set that is in memory: as its file would be decoded. It stays as it is."""
+    import pydicom
+
+    buffer = io.BytesIO()
+    try:
+        pydicom.dcmwrite(buffer, dataset, enforce_file_format=False)
+    except Exception as error:  # of elements that cannot be encoded, of whatever class
+        raise DecodeError(f"a DICOM data set that pydicom cannot write ({str(error)[:200]})") from error
+    return decode_dicom(buffer.getvalue(), version)
 
 
 def _read(data: bytes) -> "Dataset":

@@ -1,15 +1,16 @@
-"""From an image file to the pixels that a network sees: 8-bit grey, bright where the film is bright, letterboxed.
+"""From an image to the pixels that a network sees: 8-bit grey, bright where the film is bright, letterboxed.
 
-In: a path or the bytes of a PNG, JPEG or DICOM file. Out: uint8 arrays. Called by `orchestrator.datasets.prepare`,
-`predict` and `serve`, so that training and use see the same pixels; the intensity contract says in words what is done
-and is stored in every data set and bundle. An image that cannot be used is a DecodeError whose text is the reason, fit
-for a table.
+In: a path or the bytes of a PNG, JPEG or DICOM file; an array; a pydicom data set. Out: uint8 arrays. Called by
+`orchestrator.datasets.prepare` and `predict`, so that training and use see the same pixels; the intensity contract says
+in words what is done and is stored in every data set and bundle. An image that cannot be used is a DecodeError whose
+text is the reason, fit for a table.
 """
 
 import logging
 import stat
 import struct
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
@@ -24,9 +25,12 @@ from models.data.decode_guard import (
     require_pixels,
     require_scans,
 )
-from models.data.dicom import decode_dicom, is_dicom
+from models.data.dicom import decode_dataset, decode_dicom, is_dicom
 from models.data.intensity import NEWEST, shown_range
 from pathologies.errors import InputError
+
+if TYPE_CHECKING:
+    from pydicom.dataset import Dataset
 
 log = logging.getLogger(__name__)
 
@@ -73,9 +77,7 @@ def decode(source: Path | str | bytes, version: int = NEWEST) -> np.ndarray:
     with guarded("damaged"):
         named_dicom = not isinstance(source, bytes) and Path(source).suffix.lower() in (".dcm", ".dicom")
         image = _decode_bytes(source if isinstance(source, bytes) else _read(Path(source)), named_dicom, version)
-        if image.min() == image.max():
-            raise DecodeError("blank image")
-        return image
+        return _not_blank(image)
 
 
 def _decode_bytes(data: bytes, named_dicom: bool, version: int) -> np.ndarray:
@@ -90,6 +92,42 @@ def _decode_bytes(data: bytes, named_dicom: bool, version: int) -> np.ndarray:
     if any(signature.startswith(data) for signature in _SIGNATURES.values()):
         raise DecodeError("truncated")
     raise DecodeError("not an image (PNG, JPEG or DICOM)")
+
+
+def film_of_array(values: np.ndarray, size: int, version: int = NEWEST) -> np.ndarray:
+    """A film that is in memory, letterboxed: uint8, size x size. Errors: DecodeError, for another array than these.
+
+    values: height x width, bright where the film is bright. uint8 is what is shown, 0 black to 255 white; other
+    integers have no grey scale of their own and are treated as a 16-bit PNG is; floats are shares of white from 0 to 1.
+    """
+    if values.ndim != 2 or not values.size:
+        raise DecodeError(f"an array of shape {values.shape}; a film is height x width")
+    if values.dtype == np.uint8:
+        shown = values
+    elif values.dtype.kind in "iu":
+        shown = _stretch(values, version)
+    elif values.dtype.kind == "f":
+        low, high = float(values.min()), float(values.max())
+        if not (low >= 0 and high <= 1):
+            raise DecodeError(
+                f"floats from {low:g} to {high:g}; floats are shares of white from 0 to 1. Divide them by their full "
+                "scale, or give integers"
+            )
+        shown = np.rint(values * 255).astype(np.uint8)
+    else:
+        raise DecodeError(f"an array of {values.dtype}; uint8, other integers, or floats from 0 to 1 are read")
+    return letterbox(_not_blank(shown), size)
+
+
+def film_of_dicom(dataset: "Dataset", size: int, version: int = NEWEST) -> np.ndarray:
+    """A film of a pydicom data set, letterboxed: uint8, size x size, the same as of its file. Errors: DecodeError."""
+    return letterbox(_not_blank(decode_dataset(dataset, version)), size)
+
+
+def _not_blank(image: np.ndarray) -> np.ndarray:
+    if image.min() == image.max():
+        raise DecodeError("blank image")
+    return image
 
 
 def letterbox(image: np.ndarray, size: int) -> np.ndarray:

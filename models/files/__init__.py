@@ -2,6 +2,8 @@
 
 In: a root folder; bytes, text, JSON or tensors to write. Out: the paths in it, files published in one step, tensors
 with the hash of their content. From elsewhere every file is imported: `layout` by nearly all rooms of `models` and
-`orchestrator`, `retry` by trainings and their launcher, `checksummed` and `weights` by trainings, and
-`image_verification` by `models.process.job`. Read `layout`, `retry`, `checksummed`, `weights`, `image_verification`.
+`orchestrator`, `retry` by trainings and their launcher, `checksummed` by trainings. Read `layout`, `retry`,
+`checksummed`.
 """
+
+__all__ = ["checksummed", "layout", "retry"]

@@ -1,37 +1,46 @@
-"""Sealed files: tensors in a safetensors file that carries the hash of its own content.
+"""Files whose content is held against its SHA-256: tensors that carry their own, images whose manifest has it.
 
-In: tensors and facts. Out: the file's bytes, the same for the same content, and the checked way to read them back.
-Called for checkpoints and weights: a disk, a copy or a network that changes a bit is noticed before it is trained on.
+In: tensors and facts, a network; a data set's folder and manifest. Out: a safetensors file's bytes, the same for the
+same content, and the checked way to read them back; nothing or an error about the images. Called by models.training and
+models.process, for checkpoints, weights and the data set: a disk, a copy or a network that changes a bit is noticed
+before it is trained on.
 """
 
+import fcntl
 import hashlib
 import json
-from collections.abc import Mapping
+import os
+import tempfile
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
-from torch import Tensor
+from torch import Tensor, nn
 
+from models.files.layout import DatasetPaths
 from pathologies.errors import InputError
+
+WEIGHTS = "hilum"  # the metadata key of a weight file
+BLOCK = 2**24  # bytes of a file that are hashed at once
 
 
 class Damaged(InputError):
     """A file that is not what was written: cut off, changed, or another one."""
 
 
-def seal(tensors: Mapping[str, Tensor], key: str, facts: Mapping[str, Any] | None = None) -> bytes:
+def checksummed_bytes(tensors: Mapping[str, Tensor], key: str, facts: Mapping[str, Any] | None = None) -> bytes:
     """The file's bytes. One metadata key, since safetensors writes several in random order: `key`, as sorted JSON."""
     plain = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
     text = json.dumps(dict(facts or {}), sort_keys=True)
-    sealed = json.dumps(json.loads(text) | {"sha256": _digest(plain, text)}, sort_keys=True)
-    return save(plain, metadata={key: sealed})
+    stored = json.dumps(json.loads(text) | {"sha256": _digest(plain, text)}, sort_keys=True)
+    return save(plain, metadata={key: stored})
 
 
-def unseal(path: Path, key: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """(tensors, facts) of a sealed file. Errors: Damaged; FileNotFoundError and the like as they are."""
+def read_checksummed(path: Path, key: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """(tensors, facts) of such a file. Errors: Damaged; FileNotFoundError and the like as they are."""
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing.")
     try:
@@ -46,13 +55,58 @@ def unseal(path: Path, key: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return tensors, facts
 
 
-def whole(path: Path, key: str) -> bool:
-    """Whether the file is there and is what was written."""
-    try:
-        unseal(path, key)
-    except (Damaged, OSError):
-        return False
-    return True
+def weights_bytes(network: nn.Module) -> bytes:
+    """The network's weights as a file: the same weights give the same bytes."""
+    return checksummed_bytes(network.state_dict(), WEIGHTS)
+
+
+def load_weights(path: Path) -> dict[str, Tensor]:
+    """Errors: Damaged."""
+    return read_checksummed(path, WEIGHTS)[0]
+
+
+def require_weights(path: Path) -> None:
+    """Errors: Damaged; FileNotFoundError."""
+    read_checksummed(path, WEIGHTS)
+
+
+def verify_images(dataset: DatasetPaths, manifest: Mapping[str, Any], sign_of_life: Callable[[], None]) -> None:
+    """Hash `images.u8`, once per machine and file: a large one takes a while, so the result is stamped, and processes
+    that start together wait for the first. Errors: InputError where the file is not what the manifest says.
+    """
+    expected = manifest["images_sha256"]
+    stamp = _verified_stamp(dataset.images, expected)
+    if stamp.exists() and stamp.stat().st_size:
+        return
+    stamp.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with stamp.open("a", encoding="ascii") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        if stamp.stat().st_size:  # another process has just done it
+            return
+        found = _file_hash(dataset.images, sign_of_life)
+        if found != expected:
+            raise InputError(
+                f"{dataset.images} was changed after it was prepared (SHA-256 {found[:12]}, the manifest says "
+                f"{expected[:12]}). Copy it again, or prepare the data set again in a new folder."
+            )
+        stream.write(f"{found}\n")
+
+
+def _verified_stamp(path: Path, expected: str) -> Path:
+    """A name that changes with the file: place, size, time of the last change, inode."""
+    state = path.stat()
+    facts = (path.resolve(), state.st_size, state.st_mtime_ns, state.st_ino, state.st_dev, expected)
+    name = hashlib.sha256("\n".join(map(str, facts)).encode()).hexdigest()[:32]
+    return Path(tempfile.gettempdir()) / f"hilum-{os.getuid()}" / "verified" / name
+
+
+def _file_hash(path: Path, sign_of_life: Callable[[], None]) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(BLOCK):
+            digest.update(block)
+            sign_of_life()
+    return digest.hexdigest()
 
 
 def _digest(tensors: Mapping[str, Tensor], text: str) -> str:

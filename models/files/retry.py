@@ -1,4 +1,4 @@
-"""Writing that outlasts a disk that is full or a storage that is away for a while.
+"""Writing that outlasts a disk that is full or a storage that cannot be reached for a while.
 
 In: a write that is whole or absent. Out: the same write, tried again for so many minutes; the caller waits meanwhile,
 so that what it computes does not depend on it. Called by the trainer for checkpoints, weights and outcomes, and by the
@@ -18,7 +18,7 @@ from pathlib import Path
 log = logging.getLogger(__name__)
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 # What a network file system, a remounted disk or a lapsed permission answers, and may answer otherwise a minute later.
-AWAY = FULL | {
+TRANSIENT = FULL | {
     errno.EIO, errno.ESTALE, errno.EROFS, errno.EACCES, errno.EPERM, errno.ETIMEDOUT, errno.ENOTCONN, errno.ENODEV,
     errno.EBUSY, errno.EAGAIN, errno.ECONNRESET, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENETDOWN, errno.ENETUNREACH,
 }  # fmt: skip
@@ -34,7 +34,7 @@ def nothing() -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Patience:
+class Retry:
     """How long a failing write is tried again, and what is called in between (it may raise, and so end the waiting)."""
 
     seconds: float = 600.0
@@ -47,10 +47,10 @@ class Patience:
             try:
                 return action()
             except OSError as error:
-                if error.errno not in AWAY:
+                if error.errno not in TRANSIENT:
                     raise
                 if waited >= self.seconds:
-                    raise StorageFailed(error.errno, sentence(error, path, size, waited)) from error
+                    raise StorageFailed(error.errno, failure_sentence(error, path, size, waited)) from error
                 log.warning("%s: %s; trying again in %.1f s", path, error.strerror, pause)
             self._sleep(min(pause, self.seconds - waited))
             waited, pause = waited + pause, min(2 * pause, LONGEST_PAUSE)
@@ -62,7 +62,7 @@ class Patience:
             time.sleep(min(left, 0.2))
 
 
-def sentence(error: OSError, path: Path, size: int, waited: float) -> str:
+def failure_sentence(error: OSError, path: Path, size: int, waited: float) -> str:
     """What could not be written, for how long it was tried, what it would have taken and what is free."""
     facts = [f"{size:,} bytes are needed"] if size else []
     with contextlib.suppress(OSError):

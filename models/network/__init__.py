@@ -2,7 +2,9 @@
 
 In: a TrainConfig, the side of the films, perhaps a weight file. Out: a module from N x 1 x H x W to N logits, or to N x
 T of a shared network; a loss on logits. From elsewhere are imported `builder` (`build_network`, `initial_network`),
-`architecture`, `losses` and `normalisation.with_film_area`; `suitability` is run as a process of its own by
-`orchestrator.training.backbones`. Read `builder`, `architecture` (which network a name means), `small_cnn` (ours),
+`architecture`, `losses` and `normalisation` (`with_film_area`); `suitability` is run as a process of its own by
+`orchestrator.training.backbones`. Read `builder`, `architecture` (which network a name means, and our own `plain`),
 `normalisation` (the first step of a network), `losses`, `pretrained`, `suitability`.
 """
+
+__all__ = ["architecture", "builder", "losses", "normalisation"]

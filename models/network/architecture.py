@@ -2,7 +2,8 @@
 
 In: a backbone of TrainConfig (a name of timm's, `hf-hub:OWNER/NAME`, `local-dir:FOLDER`) and the side of the films.
 Out: an Architecture, which a bundle keeps, so that the network is built again without the folder or the hub. Called by
-models.network.builder and models.process.job.
+models.network.builder and models.process.job. `backbone=plain` is our own network, small enough to read in one sitting;
+it has the arguments of timm's models and the names of their parts.
 """
 
 import dataclasses
@@ -12,11 +13,52 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import timm
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional
 
 from models.config import SOURCES
-from models.network.small_cnn import Plain
 from pathologies.errors import InputError
+
+WIDTHS = (16, 32, 64, 128, 256)  # channels of `plain` after each block; every block halves the sides
+
+
+class Block(nn.Module):
+    """Convolution, normalisation, rectifier: the three steps that almost every network of films repeats."""
+
+    def __init__(self, before: int, after: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(before, after, kernel_size=3, padding=1, bias=False)  # the normalisation has the bias
+        self.norm = nn.BatchNorm2d(after)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return functional.relu(self.norm(self.conv(pixels)))
+
+
+class Plain(nn.Module):
+    """Blocks with halvings between them, the mean over the film, and one linear layer; films from 16 pixels a side."""
+
+    default_cfg = {"classifier": "head", "first_conv": "blocks.0.conv"}
+
+    def __init__(self, num_classes: int = 1, in_chans: int = 1, drop_rate: float = 0.0) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        channels = (in_chans, *WIDTHS)
+        self.blocks = nn.ModuleList(Block(*pair) for pair in zip(channels[:-1], channels[1:], strict=True))
+        self.dropout = nn.Dropout(drop_rate)
+        self.head = nn.Linear(WIDTHS[-1], num_classes)
+
+    def forward_features(self, pixels: Tensor) -> Tensor:
+        """N x 256 x H/16 x W/16: what the last block sees, and where."""
+        for number, block in enumerate(self.blocks):
+            pixels = block(functional.max_pool2d(pixels, 2) if number else pixels)
+        return pixels
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return self.head(self.dropout(self.forward_features(pixels).mean(dim=(2, 3))))
+
+    def get_classifier(self) -> nn.Linear:
+        return self.head
+
 
 OWN: Mapping[str, type[nn.Module]] = {"plain": Plain}  # backbones beside timm's, with the arguments of its models
 OURS = ("num_classes", "in_chans", "drop_rate")  # arguments that follow from the task

@@ -28,7 +28,7 @@ class SingleLogit(nn.Module):
         super().__init__()
         self.backbone = backbone
         self.standardise = standardise
-        self.start = ""  # a sentence on the weights that it starts from
+        self.initial_weights = ""  # a sentence on the weights that it starts from
 
     def forward(self, pixels: Tensor) -> Tensor:
         return self.outputs(pixels)[:, 0]
@@ -72,18 +72,20 @@ def initial_network(config: TrainConfig, prevalence: float | np.ndarray, size: i
     kind = architecture(config.backbone, size)
     network = build_network(kind.name, config.dropout, outputs, config.standardise, kind.args)
     if config.init:
-        network.start = load_file(network.backbone, kind, start_file(config.init))
+        network.initial_weights = load_file(network.backbone, kind, start_file(config.init))
     elif config.pretrained.lower() == "true":
-        network.start = load_own(network.backbone, kind, config.backbone)
+        network.initial_weights = load_own(network.backbone, kind, config.backbone)
     elif config.pretrained.lower() not in ("false", ""):
-        network.start = load_file(network.backbone, kind, Path(config.pretrained))
+        network.initial_weights = load_file(network.backbone, kind, Path(config.pretrained))
     shares = [min(max(float(one), 1e-3), 1 - 1e-3) for one in np.atleast_1d(prevalence)]
-    start = torch.tensor([math.log(share / (1 - share)) for share in shares])
+    log_odds = torch.tensor([math.log(share / (1 - share)) for share in shares])
     for layer in last_layers(network.backbone):
-        biases = [one for name, one in layer.named_parameters() if name.endswith("bias") and one.shape == start.shape]
+        biases = [
+            one for name, one in layer.named_parameters() if name.endswith("bias") and one.shape == log_odds.shape
+        ]
         with torch.no_grad():
             for bias in biases[-1:]:
-                bias.copy_(start)
+                bias.copy_(log_odds)
     return network
 
 

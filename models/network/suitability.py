@@ -12,8 +12,8 @@ import timm
 import torch
 
 from models.config import TrainConfig
+from models.data.loading import film_size
 from models.network.architecture import OWN, architecture
-from models.training.optimisation import film_size
 from pathologies.errors import InputError
 
 

@@ -29,9 +29,8 @@ from models.config import TrainConfig
 from models.data.cache import open_images
 from models.data.loading import Pixels
 from models.data.targets import PARTS, Targets
-from models.files.image_verification import verify_images
+from models.files.checksummed import load_weights, verify_images
 from models.files.layout import AttemptPaths, DatasetPaths, TargetPaths, publishing, read_json, write_json
-from models.files.weights import load_weights
 from models.network.architecture import architecture
 from models.network.builder import build_network
 from models.process.resume import continue_from_earlier, drop_checkpoints
@@ -82,7 +81,7 @@ def run_job(
             result |= _kept(paths, attempt)
         result = _facts(attempt, started) | result
         check_newest(paths, attempt)
-        guards.patience.write(lambda: write_json(paths.outcome, result), paths.outcome)
+        guards.retry.write(lambda: write_json(paths.outcome, result), paths.outcome)
     if result["status"] == "ok":
         for number in range(1, attempt.number + 1):
             drop_checkpoints(paths.attempt(number))
@@ -146,8 +145,8 @@ def _train_and_predict(
     check_newest(paths, attempt)
     sources = {paths.weights: attempt.best} | {paths.snapshot(epoch): attempt.snapshot(epoch) for epoch in further}
     for goal, source in sources.items():
-        guards.patience.write(partial(_copy, source, goal), goal, source.stat().st_size)
-    guards.patience.write(partial(_write_table, predictions, paths.predictions), paths.predictions, predictions.nbytes)
+        guards.retry.write(partial(_copy, source, goal), goal, source.stat().st_size)
+    guards.retry.write(partial(_write_table, predictions, paths.predictions), paths.predictions, predictions.nbytes)
     return result | {
         "architecture": kind.to_dict(),
         "device": config.device,
@@ -191,7 +190,7 @@ def open_task(
         on_batch=guards.sign_of_life if guards else None,
     )
     targets = Targets.load(paths.targets)
-    further = {"wish": guards.wish, "patience": guards.patience} if guards else {}
+    further = {"wish": guards.wish, "retry": guards.retry} if guards else {}
     return Task(config=config, targets=targets, pixels=pixels, paths=attempt, still_wanted=still_wanted, **further)
 
 

@@ -10,9 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from models.files.checksummed import Damaged, unseal
+from models.files.checksummed import Damaged, read_checksummed, require_weights
 from models.files.layout import AttemptPaths, TargetPaths, publishing, read_json, remove_temporaries
-from models.files.weights import require_weights
 from models.training.checkpoint import PROGRESS
 
 log = logging.getLogger(__name__)
@@ -24,7 +23,7 @@ def continue_from_earlier(paths: TargetPaths, new: AttemptPaths) -> dict[str, An
     damaged: list[str] = []
     for old, checkpoint in _candidates(paths, new):
         try:
-            _, facts = unseal(checkpoint, PROGRESS)
+            _, facts = read_checksummed(checkpoint, PROGRESS)
             best = int(facts["best_epoch"]) > 0
             if best:
                 require_weights(old.best)

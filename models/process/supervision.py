@@ -13,7 +13,7 @@ from typing import Any
 
 from models.config import TrainConfig
 from models.files.layout import AttemptPaths, TargetPaths, read_json
-from models.files.retry import Patience
+from models.files.retry import Retry
 from models.process.signals import Wish, listening
 from models.process.watchdog import Watchdog
 
@@ -35,7 +35,7 @@ class Guards:
     still_wanted: Callable[[], None]
     wish: Wish
     watchdog: Watchdog
-    patience: Patience
+    retry: Retry
 
     def sign_of_life(self) -> None:
         self.watchdog.beat()
@@ -67,10 +67,10 @@ def guarded(
             still_wanted()
             wish.check()
 
-        patience = Patience(seconds=60 * config.storage_minutes, meanwhile=meanwhile)
+        retry = Retry(seconds=60 * config.storage_minutes, meanwhile=meanwhile)
         watchdog.start()
         try:
-            yield Guards(still_wanted=still_wanted, wish=wish, watchdog=watchdog, patience=patience)
+            yield Guards(still_wanted=still_wanted, wish=wish, watchdog=watchdog, retry=retry)
         finally:
             watchdog.stop()
 

@@ -3,10 +3,12 @@
 In: logits, reference labels and patients of part `calibrate`. Out: a Calibration, plain data that goes into a bundle as
 JSON. `temperature`, `platt`, `beta`, `prior` and `identity` are strictly increasing, so they leave every AUC as it was;
 `isotonic` has plateaus, on which it ties films. Called by the ensembler and by `adapt`. numpy and SciPy, the latter
-imported where it is used: applying a stored calibration needs numpy alone.
+imported where it is used: applying a stored calibration needs numpy alone. `raise_parents` is the optional last step of
+a bundle that wants a parent finding at least as probable as its likeliest child: there is no cardiomegaly without a
+wide mediastinum.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 
 import numpy as np
@@ -15,6 +17,7 @@ from models.statistics.bootstrap import patient_folds
 from models.statistics.metrics import known_rows, sigmoid
 from models.statistics.reliability import log_odds, logistic_fit
 from pathologies.errors import InputError
+from pathologies.findings.catalog import descendants
 
 METHODS = ("temperature", "platt", "beta", "isotonic", "prior", "identity")
 ENOUGH = 20  # positives and negatives that a fit needs; with fewer of either only the prevalence is adjusted
@@ -239,3 +242,16 @@ def with_prevalence(calibration: Calibration, prevalence: float, fitted_prevalen
         raise InputError(f"A prevalence must lie between 0 and 1, got {prevalence} in the place of {known}.")
     shift = calibration.shift + float(log_odds(prevalence) - log_odds(known))
     return replace(calibration, shift=shift, prevalence=prevalence)
+
+
+def raise_parents(probability, slugs: Sequence[str], parents: Mapping[str, Sequence[str]]) -> np.ndarray:
+    """N x findings probabilities, each the largest of itself and its descendants; only parents change, only upwards."""
+    probability = np.asarray(probability, dtype=np.float64)
+    raised = probability.copy()
+    position = {slug: index for index, slug in enumerate(slugs)}
+    known = {slug: parents.get(slug, ()) for slug in slugs}
+    for slug in slugs:
+        below = [position[child] for child in descendants(slug, known)]
+        if below:
+            raised[:, position[slug]] = probability[:, [position[slug], *below]].max(axis=1)
+    return raised

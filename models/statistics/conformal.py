@@ -2,7 +2,7 @@
 
 In: calibrated probabilities, reference labels and patients of part `calibrate`. Out: a zone, plain data that goes into
 a bundle as JSON, and answers 1 (present), 0 (absent) or -1 (uncertain) as CheXpert's own labels have them. Called by
-fitting, `predict` and `evaluate`. numpy only.
+the ensembler, `predict` and `evaluate`. numpy only.
 
 Split conformal prediction, each class on its own (Mondrian: Vovk, Machine Learning 2013;92:349-376): a film with the
 finding is answered "absent" with a chance of at most 1 - coverage, and one without it "present" likewise. Films of one

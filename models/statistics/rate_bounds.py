@@ -2,7 +2,7 @@
 
 In: the patient of each film of one class, in the order in which a moving threshold reaches them. Out: for every number
 of films that it has reached the one-sided lower bound of the share that it reaches among films of new patients. Called
-by operating. numpy and SciPy, the latter imported where it is used.
+by `thresholds`. numpy and SciPy, the latter imported where it is used.
 
 For films of different patients the bound is Clopper and Pearson's (Biometrika 1934;26:404-413). Read at the score of a
 film it is Wilks's tolerance limit (Annals of Mathematical Statistics 1941;12:91-96), which holds whatever the scores'

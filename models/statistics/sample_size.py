@@ -28,7 +28,7 @@ PLANNED_SENSITIVITY = 0.80
 
 
 @dataclass(frozen=True, kw_only=True)
-class Power:
+class SampleSize:
     """What the cases of a part are good for."""
 
     positives: int
@@ -42,14 +42,14 @@ class Power:
     note: str  # "" or the sentence that stands beside the figures
 
 
-def check_power(
+def judge_sample_size(
     positives: int,
     negatives: int,
     *,
     minimum: int = MINIMUM_CASES,
     auc: float = PLANNED_AUC,
     sensitivity: float = PLANNED_SENSITIVITY,
-) -> Power:
+) -> SampleSize:
     """Judge a part by its cases, at the AUC and sensitivity that are planned for or were measured."""
     if positives < 0 or negatives < 0:
         raise InputError(f"A part has {positives} positives and {negatives} negatives. Allowed: 0 or more.")
@@ -58,7 +58,7 @@ def check_power(
     needed_auc = positives_needed_for_auc(auc, ratio=ratio)
     needed = (needed_auc, max(1, math.ceil(ratio * needed_auc)), cases_needed_for_proportion(sensitivity))
     underpowered = min(positives, negatives) < minimum
-    return Power(
+    return SampleSize(
         positives=positives,
         negatives=negatives,
         minimum=minimum,

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from models.config import TrainConfig
-from models.data.resident import send
+from models.data.loading import send
 
 STREAM = 1  # keeps these draws apart from those of the film order
 MIXUP_STREAM = 3

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from models.files.checksummed import Damaged, seal, unseal
+from models.files.checksummed import Damaged, checksummed_bytes, read_checksummed
 from models.files.layout import publishing, write_bytes
 
 PROGRESS = "progress"  # the metadata key
@@ -59,7 +59,7 @@ def checkpoint_bytes(
     tensors["progress.scores"] = torch.tensor(progress.scores, dtype=torch.float64)
     tensors["progress.truths"] = torch.tensor(progress.truths, dtype=torch.float64)
     facts = {name: value for name, value in vars(progress).items() if name not in ("scores", "truths")}
-    return seal(tensors, PROGRESS, facts)
+    return checksummed_bytes(tensors, PROGRESS, facts)
 
 
 def write_checkpoint(path: Path, data: bytes, previous: Path | None = None) -> None:
@@ -78,7 +78,7 @@ def load_checkpoint(
 ) -> Progress | None:
     """Restore networks and optimiser in place; None, with all untouched, where the file is absent or damaged."""
     try:
-        tensors, facts = unseal(path, PROGRESS)
+        tensors, facts = read_checksummed(path, PROGRESS)
     except (OSError, Damaged):
         return None
     network.load_state_dict(_under("network.", tensors))

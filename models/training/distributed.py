@@ -26,7 +26,7 @@ from torch import Tensor, distributed, nn
 
 from models.config import TrainConfig
 from models.files.layout import AttemptPaths, DatasetPaths, TargetPaths
-from models.files.retry import Patience
+from models.files.retry import Retry
 from pathologies.errors import InputError
 
 MEETING_MINUTES = 10  # for all ranks to start, and for the slowest at a step
@@ -200,7 +200,7 @@ def _group(folder: Path, config: TrainConfig, rank: int) -> Iterator[None]:
         distributed.destroy_process_group()
 
 
-class Silent(Patience):
+class Silent(Retry):
     """Writes nothing: rank 0 does."""
 
     def write(self, action: Callable[[], None], path: Path, size: int = 0) -> None:
@@ -222,7 +222,7 @@ def follow(dataset: Path, target: Path, attempt: Path, folder: Path, rank: int) 
         shutil.copyfile(leader.checkpoint, copy.checkpoint)
     task = open_task(DatasetPaths(dataset), TargetPaths(target), copy, lambda: None)
     with _group(folder, task.config, rank):
-        train_target(replace(task, patience=Silent()))
+        train_target(replace(task, retry=Silent()))
 
 
 def _end_with(parent: int) -> None:

@@ -20,26 +20,17 @@ import torch
 from torch import Tensor, nn
 
 from models.config import TrainConfig
-from models.data.loading import Pixels, epoch_order
-from models.data.resident import send
+from models.data.loading import Pixels, epoch_order, film_size, send
 from models.data.targets import Targets
+from models.files.checksummed import weights_bytes
 from models.files.layout import AttemptPaths, append_json_line, read_json_lines, write_bytes, write_text
-from models.files.retry import Patience
-from models.files.weights import weights_bytes
+from models.files.retry import Retry
 from models.network.normalisation import with_film_area
 from models.process.signals import Interrupted, Wish
 from models.training.augment import augment, mixup
 from models.training.checkpoint import Progress, checkpoint_bytes, load_checkpoint, write_checkpoint
 from models.training.device import autocast
-from models.training.optimisation import (
-    Machine,
-    assemble,
-    film_size,
-    freeze,
-    place_in_schedule,
-    set_learning_rate,
-    update_average,
-)
+from models.training.optimisation import Machine, assemble, freeze, place_in_schedule, set_learning_rate, update_average
 from models.training.selection import NeverPositive, selection_rule, shared_summary, summary
 from models.training.snapshots import drop_snapshots, keep_snapshot, snapshot_facts
 
@@ -64,7 +55,7 @@ class Task:
     paths: AttemptPaths
     still_wanted: Callable[[], None]  # raises when this process should end: its parent is gone, or it was superseded
     wish: Wish = field(default_factory=Wish)  # set when the process was asked to end: checkpoint first
-    patience: Patience = field(default_factory=Patience)  # with a disk that does not take a file
+    retry: Retry = field(default_factory=Retry)  # with a disk that does not take a file
 
     def endable(self) -> "Task":
         """The same for work that any batch may end with Interrupted, once the process was asked to end."""
@@ -77,7 +68,7 @@ class Task:
         return replace(self, pixels=replace(self.pixels, on_batch=on_batch))
 
     def write(self, path: Path, data: bytes) -> None:
-        self.patience.write(lambda: write_bytes(path, data), path, len(data))
+        self.retry.write(lambda: write_bytes(path, data), path, len(data))
 
 
 def train_target(task: Task, on_epoch: OnEpoch | None = None) -> dict[str, Any]:
@@ -96,7 +87,7 @@ def train_target(task: Task, on_epoch: OnEpoch | None = None) -> dict[str, Any]:
     while progress.epoch < config.epochs and not _out_of_patience(config, progress):
         train_epoch(task, machine, progress, positions)
         row = _judge(task, machine, progress, rule)
-        task.patience.write(partial(append_json_line, task.paths.history, row), task.paths.history)
+        task.retry.write(partial(append_json_line, task.paths.history, row), task.paths.history)
         weights = partial(weights_bytes, machine.judged)
         before = progress.snapshots
         keep_snapshot(task.paths, config, progress, row["select_score"], weights, task.write)
@@ -111,7 +102,7 @@ def train_target(task: Task, on_epoch: OnEpoch | None = None) -> dict[str, Any]:
         "selection_rule": rule.name,
         "selection_reason": rule.reason,
         "epochs_trained": progress.epoch,
-        "start": machine.network.start,
+        "start": machine.network.initial_weights,
         **snapshot_facts(config, progress),
     }
 
@@ -233,7 +224,7 @@ def _save(task: Task, machine: Machine, progress: Progress) -> None:
     progress.batch_size, progress.scaler = task.config.batch_size, machine.scaler.state_dict()
     data = checkpoint_bytes(machine.network, machine.optimiser, progress, machine.averaged)
     paths = task.paths
-    task.patience.write(lambda: write_checkpoint(paths.checkpoint, data, paths.previous), paths.checkpoint, len(data))
+    task.retry.write(lambda: write_checkpoint(paths.checkpoint, data, paths.previous), paths.checkpoint, len(data))
 
 
 def _load(task: Task, machine: Machine) -> Progress | None:

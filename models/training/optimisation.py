@@ -22,9 +22,6 @@ from models.training.device import set_repeatable
 from models.training.distributed import Ranks, here, share_statistics
 from models.training.snapshots import cycle_ends
 
-GROWN_AT = 0.6  # share of the epochs after which films have their full size
-SIZE_STEP = 8  # pixels: sizes in between are multiples of it
-
 
 @dataclass(frozen=True, kw_only=True)
 class Machine:
@@ -155,16 +152,6 @@ def _evaluate_all_but(module: nn.Module, last: Collection[nn.Module]) -> None:
                 _evaluate_all_but(child, last)
         elif child.state_dict():
             child.eval()
-
-
-def film_size(config: TrainConfig, full: int, epoch: int) -> int:
-    """Side of the training films in an epoch: from `start_size` of the full side up to all of it.
-
-    Small films first cost less and the last epochs have them as they are (Tan and Le, EfficientNetV2, ICML 2021). Not
-    the default: with half the side at first, fine signs (the phantom's rib steps at 64 pixels) were not learned.
-    """
-    share = min(1.0, config.start_size + (1 - config.start_size) * epoch / max(GROWN_AT * config.epochs, 1.0))
-    return full if share >= 1 else min(full, max(2 * SIZE_STEP, round(share * full / SIZE_STEP) * SIZE_STEP))
 
 
 def update_average(machine: Machine, config: TrainConfig, updates: int) -> None:

@@ -1,10 +1,12 @@
-"""The command line, `hilum ...`: one file of commands per capability, `app` puts them together.
+"""The command line, `hilum ...`: one file of commands per group of `hilum --help`, `app` puts them together.
 
 In: words. Out: tables on standard output, notes on standard error, an exit code; no other room prints. From elsewhere
-only `app` is imported (`main`; `app` by `cluster.jobs`, to check the words of a job), and `orchestrator.cli:main` is
-what the console command calls. Read `app`, then the commands: `datasets`, `training`, `tuning`, `evaluation` (`predict`
-and `adapt` too), `comparison`, `cluster`; below them `console`, `progress` (the live table) and `demo`.
+only `app.main` is imported; `orchestrator.cli:main` is what the console command calls. Read `app`, then the commands:
+`demo`, `datasets`, `training` and `tuning`, `evaluation`, `inference`, `cluster`; below them `options` (groups,
+examples) and `console` (lines, tables, the live table).
 """
+
+__all__ = ["app"]
 
 
 def __getattr__(name: str):

@@ -19,8 +19,9 @@ from typer.core import TyperGroup
 
 from models.process.signals import end_as_by_ctrl_c
 from orchestrator.cli import cluster as commands_cluster
-from orchestrator.cli import comparison, datasets, evaluation, training, tuning
+from orchestrator.cli import datasets, demo, evaluation, inference, training, tuning
 from orchestrator.cli.console import errors
+from orchestrator.cli.options import examples
 from orchestrator.training.liveness import ClusterGone
 from pathologies.errors import InputError
 
@@ -41,15 +42,16 @@ app = typer.Typer(
     cls=Commands,
     help="One binary model per chest X-ray finding, combined into one multi-label predictor. Not a medical device.",
     no_args_is_help=True,
-    add_completion=False,
+    epilog=examples("demo", "train --help"),
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
+demo.register(app)
 datasets.register(app)
 training.register(app)
-evaluation.register(app)
-comparison.register(app)
 tuning.register(app)
+evaluation.register(app)
+inference.register(app)
 commands_cluster.register(app)
 
 DEFECT = 70

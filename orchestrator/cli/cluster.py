@@ -10,6 +10,7 @@ import typer
 from typer import Argument, Option
 
 from orchestrator.cli.console import output, say, show_table
+from orchestrator.cli.options import CLUSTER, Findings, shown
 from orchestrator.storage.workspace import place
 
 Dashboard = Annotated[str | None, Option(help="The dashboard, http://HOST:8265; none: RAY_API_SERVER_ADDRESS or here.")]
@@ -17,13 +18,18 @@ Job = Annotated[str, Argument(help="A job's id, as `hilum jobs` shows it.")]
 
 
 def register(app: typer.Typer) -> None:
+    app.command(**shown(CLUSTER, "doctor", "doctor demo/dataset --out demo/run"))(doctor)
     words = {"ignore_unknown_options": True, "allow_interspersed_args": False}
-    app.command(context_settings=words)(submit)
-    for command in (jobs, logs, stop, doctor):
-        app.command()(command)
+    there = "-- train /shared/demo/dataset --out /shared/demo/run"
+    app.command(context_settings=words, **shown(CLUSTER, f"submit --address http://HEAD:8265 {there}"))(submit)
+    app.command(**shown(CLUSTER, "jobs --address http://HEAD:8265"))(jobs)
+    for command in (logs, stop):
+        one = f"{command.__name__} hilum-train-20260131-120000-0001"
+        app.command(**shown(CLUSTER, f"{one} --address http://HEAD:8265"))(command)
 
 
 def submit(
+    ctx: typer.Context,
     words: Annotated[list[str], Argument(help="Any hilum command: train data --out run ...", metavar="-- COMMAND ...")],
     address: Dashboard = None,
     python: Annotated[str, Option(help="The interpreter on the cluster's head.")] = "python",
@@ -37,7 +43,7 @@ def submit(
     from orchestrator.cluster import jobs as jobs_there
     from orchestrator.code_package import pack, package_lines, survey
 
-    command, findings = jobs_there.checked_words(words)
+    command, findings = jobs_there.checked_words(words, ctx.find_root().command.commands)
     package = survey(findings=findings)
     with tempfile.TemporaryDirectory(prefix="hilum-") as folder:
         archive = Path(folder) / "checkout.zip"
@@ -109,12 +115,11 @@ def doctor(
     ] = None,
     members: Annotated[int, Option(min=1, help="Networks per finding.")] = 1,
     gpus_per_target: Annotated[str | None, Option(help="As for `hilum train`.")] = None,
-    findings: Annotated[Path | None, Option(help="A folder with pathology files of your own.")] = None,
+    findings: Findings = None,
 ) -> None:
     """Look at every node before anything is trained: exit code 1 and what to do when something will go wrong."""
-    from models.config import parse_settings
-    from orchestrator.cli.training import words
     from orchestrator.cluster.doctor import DoctorRequest, examine
+    from orchestrator.option_values import read_settings, read_words
     from orchestrator.storage.workspace import Workspace
     from orchestrator.training.resources import parse_share, with_ranks
 
@@ -123,8 +128,8 @@ def doctor(
         DoctorRequest,
         address=address,
         out=out,
-        targets=words(targets),
-        settings=with_ranks(parse_settings(set_ or []), share),
+        targets=read_words(targets),
+        settings=with_ranks(read_settings(set_), share),
         members=members,
         gpus_per_target=share,
         findings=findings,

@@ -1,8 +1,6 @@
 """Commands that make and look at data: `hilum phantom`, `prepare`, `merge`, `split`, `labels audit`."""
 
-import math
 import time
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,21 +8,26 @@ import typer
 from typer import Argument, Option
 
 from orchestrator.cli.console import output, progress_bar, say, show_table
+from orchestrator.cli.options import DATA, Findings, examples, shown
 from orchestrator.storage.workspace import place
-from pathologies.errors import InputError
 
 
 def register(app: typer.Typer) -> None:
-    app.command()(phantom)
-    app.command()(prepare)
-    app.command()(merge)
-    split_app = typer.Typer(no_args_is_help=True, help="Give a split away, or compare with one.")
-    split_app.command("share")(share)
-    split_app.command("check")(check)
-    app.add_typer(split_app, name="split")
-    labels_app = typer.Typer(no_args_is_help=True, help="Look at a label file.")
-    labels_app.command("audit")(audit)
-    app.add_typer(labels_app, name="labels")
+    films = "--labels demo/more/train.csv --images demo/more"
+    app.command(**shown(DATA, "phantom demo/more --patients 60 --seed 2 --size 64"))(phantom)
+    looks = "labels audit demo/films/train.csv"
+    labels_app = typer.Typer(no_args_is_help=True, help="Look at a label file.", epilog=examples(looks))
+    labels_app.command("audit", epilog=examples(looks, f"{looks} --frontal --json"))(audit)
+    app.add_typer(labels_app, name="labels", rich_help_panel=DATA)
+    app.command(**shown(DATA, f"prepare chexpert {films} --out demo/more-dataset --size 64"))(prepare)
+    app.command(**shown(DATA, "merge demo/dataset data/nih --out demo/both"))(merge)
+    gives = "split share demo/dataset --out demo/split.json --salt OUR-SECRET"
+    split_app = typer.Typer(
+        no_args_is_help=True, help="Give a split away, or compare with one.", epilog=examples(gives)
+    )
+    split_app.command("share", epilog=examples(gives))(share)
+    split_app.command("check", epilog=examples("split check demo/dataset demo/split.json --salt OUR-SECRET"))(check)
+    app.add_typer(split_app, name="split", rich_help_panel=DATA)
 
 
 def phantom(
@@ -67,50 +70,26 @@ def prepare(
     first_studies: Annotated[int | None, Option(help="Only studies with a number up to this one.")] = None,
     projections: Annotated[str, Option(help="Only these projections, e.g. AP,PA.")] = "",
     option: Annotated[list[str] | None, Option(help="name=value of the source, e.g. official_lists=DIR.")] = None,
-    findings: Annotated[Path | None, Option(help="A folder with pathology files of your own.")] = None,
+    findings: Findings = None,
     max_rejected: Annotated[float, Option(help="Largest share of unusable images.")] = 0.1,
     workers: Annotated[int | None, Option(help="Decoding workers; none: one per CPU.")] = None,
     intensity: Annotated[int | None, Option(help="Version of the intensity contract; none: the newest.")] = None,
 ) -> None:
     """Read a label file, decode and letterbox its images once, and split the patients into four parts."""
-    from orchestrator.datasets.prepare import prepare as run
-    from orchestrator.datasets.request import PrepareRequest
-    from orchestrator.storage.workspace import Workspace
+    given = locals()
+    from orchestrator import api
 
-    request = partial(
-        PrepareRequest,
-        source=source,
-        labels=labels,
-        images=images,
-        size=size,
-        patients=patients,
-        fractions=parse_fractions(fractions),
-        seed=seed,
-        fold=parse_fold(fold),
-        official=official,
-        shared_split=shared_split,
-        salt=salt,
-        frontal=frontal,
-        first_studies=first_studies,
-        projections=parse_words(projections),
-        options=parse_options(option or []),
-        findings=findings,
-        max_rejected=max_rejected,
-        workers=workers,
-        intensity=intensity,
-    )
-    with Workspace() as workspace, progress_bar("decoding") as bar:
-        folder = workspace.write(out, is_manifest, keep=True)
+    with progress_bar("decoding") as bar:
         task = bar.add_task("images", total=None)
 
         def on_event(event: dict[str, Any]) -> None:
             if event["event"] == "progress":
                 bar.update(task, completed=event["done"], total=event["total"])
             else:
-                say(event["message"].replace(str(folder), str(out)))
+                say(event["message"])
 
-        manifest = run(request(out=folder), on_event)
-    show_parts(manifest)
+        result = api.prepare(**given, progress=on_event)
+    show_parts(result.details)
     say(f"Next: hilum train {out} --out RUN")
 
 
@@ -119,12 +98,14 @@ def merge(
     out: Annotated[Path, Option(help="The joined data set's folder.", parser=place)],
 ) -> None:
     """Join prepared data sets; a finding that one of them does not label is unknown there."""
+    from orchestrator.datasets.dataset import is_manifest
     from orchestrator.datasets.merge import merge as run
     from orchestrator.storage.workspace import Workspace
 
     with Workspace() as workspace:
         read = [workspace.read_dataset(one) for one in datasets]
-        show_parts(run(read, workspace.write(out, is_manifest), lambda event: say(event["message"])))
+        folder = workspace.write(out, is_manifest)
+        show_parts(run(read, folder, lambda event: say(event["message"])))
     say(f"Next: hilum train {out} --out RUN")
 
 
@@ -137,7 +118,7 @@ def share(
     from models.files.layout import write_json
     from orchestrator.datasets.dataset import load_dataset
     from orchestrator.storage.staging import staged_dataset
-    from pathologies.splits.sharing import share_split
+    from pathologies.splits.shared_split import share_split
 
     with staged_dataset(dataset) as folder:
         opened = load_dataset(folder)
@@ -154,7 +135,7 @@ def check(
     from models.files.layout import read_json
     from orchestrator.datasets.dataset import load_dataset
     from orchestrator.storage.staging import staged_dataset
-    from pathologies.splits.sharing import check_split
+    from pathologies.splits.shared_split import check_split
 
     with staged_dataset(dataset) as folder:
         opened = load_dataset(folder)
@@ -171,20 +152,21 @@ def audit(
     as_json: Annotated[bool, Option("--json", help="Everything counted, as JSON on standard output.")] = False,
     pictures: Annotated[Path | None, Option(help="Folder for the audit as PNG.")] = None,
     option: Annotated[list[str] | None, Option(help="name=value of the source, e.g. mapping=FILE.toml.")] = None,
-    findings: Annotated[Path | None, Option(help="A folder with pathology files of your own.")] = None,
+    findings: Findings = None,
 ) -> None:
     """Count the labels of a file, before and after the label contract."""
     import json
 
+    from orchestrator.option_values import read_source_options, read_words
     from pathologies.findings.catalog import load_catalog
     from pathologies.labels.audit import AUDIT_HEADER, audit_facts, audit_labels, audit_rows, cooccurrence_rows
     from pathologies.labels.filters import filter_frame
     from pathologies.sources.registry import read_labels
 
     catalog = load_catalog(findings)
-    read = read_labels(source, labels, catalog=catalog, **parse_options(option or []))
+    read = read_labels(source, labels, catalog=catalog, **read_source_options(option))
     frame, dropped = filter_frame(
-        read.frame, frontal=frontal, first_studies=first_studies, projections=parse_words(projections)
+        read.frame, frontal=frontal, first_studies=first_studies, projections=read_words(projections)
     )
     report = audit_labels(frame, catalog, dropped=dropped, notes=read.notes)
     if pictures is not None:
@@ -202,47 +184,11 @@ def audit(
         say(note)
 
 
-def is_manifest(name: str) -> bool:
-    """All that a new data set has to know of what lies where it goes."""
-    return name == "manifest.json"
-
-
-def parse_words(text: str) -> tuple[str, ...]:
-    return tuple(word.strip() for word in text.split(",") if word.strip())
-
-
-def parse_options(words: list[str]) -> dict[str, str]:
-    pairs = [word.partition("=") for word in words]
-    wrong = [name for name, separator, _ in pairs if not separator]
-    if wrong:
-        raise InputError(f"--option wants name=value, got {wrong[0]!r}. For example: --option official_lists=DIR.")
-    return {name: value for name, _, value in pairs}
-
-
-def parse_fractions(text: str) -> tuple[float, ...]:
-    try:
-        shares = tuple(float(word) for word in text.split(","))
-    except ValueError:
-        shares = ()
-    if len(shares) != 4 or min(shares) < 0 or not math.isclose(sum(shares), 1, abs_tol=1e-6):
-        raise InputError(f"--fractions {text!r}: expected four shares that sum to 1, for example 0.6,0.1,0.15,0.15.")
-    return shares
-
-
-def parse_fold(text: str | None) -> tuple[int, int] | None:
-    if text is None:
-        return None
-    first, separator, second = text.partition("/")
-    if not (separator and first.isdigit() and second.isdigit()):
-        raise InputError(f"--fold {text!r}: expected i/k, for example 1/5.")
-    return int(first), int(second)
-
-
 def show_parts(manifest: dict[str, Any]) -> None:
     """Films, patients and positives of every part."""
-    parts = manifest["parts"]
-    rows = [["films", *[part["images"] for part in parts.values()]]]
-    rows += [["patients", *[part["patients"] for part in parts.values()]]]
-    rows += [[f"  {slug}", *[part["positives"][slug] for part in parts.values()]] for slug in manifest["findings"]]
+    from orchestrator.datasets.dataset import part_rows
+
+    titles, (films, patients, *findings) = part_rows(manifest)
     rejected = sum(manifest["rejected"].values())
-    show_table(("positives by part", *parts), rows, f"{manifest['images']} films, {rejected} rejected")
+    rows = [films, patients, *[[f"  {slug}", *counts] for slug, *counts in findings]]
+    show_table(titles, rows, f"{manifest['images']} films, {rejected} rejected")

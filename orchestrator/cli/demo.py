@@ -1,14 +1,46 @@
 """The demonstration: synthetic films, and the whole pipeline on them, by the very commands that a user would give.
 
-In: a folder. Out: films, data set, run, bundle, evaluation and predictions in it. Called by `hilum demo`. A second call
-goes on where the first one stopped.
+In: a folder. Out: films, data set, run, bundle, evaluation and predictions in it. A second call goes on where the first
+one stopped.
 """
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
+
+import typer
+from typer import Option
+
+from orchestrator.cli.console import say
+from orchestrator.cli.options import START, shown
 
 NEW_FILMS = 5
+
+
+def register(app: typer.Typer) -> None:
+    app.command(**shown(START, "demo", "demo --smoke --out small-demo"))(demo)
+
+
+def demo(
+    ctx: typer.Context,
+    out: Annotated[Path, Option(help="Folder of everything that the demonstration makes.")] = Path("demo"),
+    smoke: Annotated[bool, Option("--smoke", help="A tiny form that only shows that every part runs.")] = False,
+) -> None:
+    """The whole pipeline on synthetic films: draw, prepare, train, combine, evaluate, predict."""
+    commands = ctx.find_root().command
+
+    def run_command(command: list[str]) -> None:
+        code = commands.main(args=command, prog_name="hilum", standalone_mode=False)
+        if code:  # a command that fell short has said why
+            raise typer.Exit(code)
+
+    started = time.monotonic()
+    run_demo(out, smoke, run_command, say)
+    say(f"\nDone in {time.monotonic() - started:.0f} s. Everything lies in {out}: pictures in {out / 'bundle-test'}, ")
+    say(f"the predictor in {out / 'bundle'}, its answers for five new films in {out / 'predictions.csv'}.")
+    say(f"Next: hilum predict {out / 'bundle'} YOUR_IMAGES --out predictions.csv")
 
 
 @dataclass(frozen=True, kw_only=True)

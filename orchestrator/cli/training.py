@@ -1,24 +1,28 @@
-"""Commands that make a bundle: `hilum train`, `ensemble`, and the demonstration."""
+"""Commands that make a bundle: `hilum train`, `ensemble`, and `hilum settings`."""
 
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from typer import Argument, Option
 
-from orchestrator.cli.console import errors, say, show_table
+from orchestrator.cli.console import Board, errors, say, show_table
+from orchestrator.cli.options import TRAIN, Findings, Targets, shown
 from orchestrator.formatting import cell
 from orchestrator.storage.workspace import place
-from pathologies.errors import InputError
-
-Targets = Annotated[str, Option(help="Findings, separated by commas; none: those of CheXpert's twelve that are there.")]
-Findings = Annotated[Path | None, Option(help="A folder with pathology files of your own.")]
 
 
 def register(app: typer.Typer) -> None:
-    for command in (train, settings, ensemble, demo):
-        app.command()(command)
+    small = "--set backbone=test_resnet --set epochs=2"
+    app.command(
+        **shown(
+            TRAIN,
+            f"train demo/dataset --out demo/run-2 --targets edema,lung_opacity {small}",
+            f"train demo/dataset --out demo/run --shared {small}",
+        )
+    )(train)
+    app.command(**shown(TRAIN, "ensemble demo/run --out demo/bundle-2 --consistency"))(ensemble)
+    app.command(**shown(TRAIN, "settings"))(settings)
 
 
 def train(
@@ -55,43 +59,16 @@ def train(
 
     A run may hold both: give the command once with --shared and once without.
     """
-    from models.config import parse_settings
-    from orchestrator.cli.progress import Board
-    from orchestrator.storage.workspace import Workspace
-    from orchestrator.training.launch import train_run
-    from orchestrator.training.plan import TrainRequest
-    from orchestrator.training.resources import parse_share, with_ranks
+    given = locals()
+    from orchestrator import api
 
-    share = parse_share(gpus_per_target)
-    request = partial(
-        TrainRequest,
-        targets=words(targets),
-        members=members,
-        settings=with_ranks(parse_settings(set_ or []), share),
-        member_settings=parse_member_settings(member_set or []),
-        inline=inline,
-        address=address,
-        gpus_per_target=share,
-        shared=shared,
-        force=force,
-        findings=findings,
-    )
-    with Workspace() as workspace:
-        asked = request(
-            out=workspace.drive(out),
-            dataset=workspace.read_dataset(dataset),
-            tuned=workspace.read_run(tuned, "tuned"),
-            workspace=workspace,
-        )
-        with Board(errors, say) as board:
-            outcomes = train_run(asked, board.on_event)
-    show_outcomes(outcomes)
-    untuned = [one["job"] for one in outcomes if one["untuned"]]
-    if untuned:
-        say(f"{tuned} has no tuned settings of {', '.join(untuned)}: trained with their usual ones.")
-    failed = [one["job"] for one in outcomes if one["status"] != "ok"]
-    if failed:
-        say(f"Not trained: {', '.join(failed)}. Each one's outcome.json has the traceback; the same command retries.")
+    given["set"] = given.pop("set_")
+    with Board(errors, say) as board:
+        result = api.train(**given, progress=board.on_event)
+    show_outcomes(result.details)
+    for note in result.notes:
+        say(note)
+    if any(one["status"] != "ok" for one in result.details):
         raise typer.Exit(1)
     say(f"Next: hilum ensemble {out} --out BUNDLE")
 
@@ -126,41 +103,14 @@ def ensemble(
     force: Annotated[bool, Option("--force", help="Replace what is at --out also if it was adapted.")] = False,
 ) -> None:
     """Combine the networks of a run into one calibrated multi-label predictor."""
-    from orchestrator.ensembling.build import EnsembleRequest, build_bundle
-    from orchestrator.ensembling.replace import ReplaceRequest, replace_findings
-    from orchestrator.storage.workspace import Workspace
+    given = locals()
+    from orchestrator import api
 
-    where: dict[str, Any] = {"targets": words(targets), "findings": findings, "tta": tta, "snapshots": snapshots}
-    where |= {"use": use, "force": force}
-    if refit_dependents and replace is None:
-        raise InputError("--refit-dependents belongs to --replace BUNDLE.")
-    if consistency and replace is not None:
-        raise InputError("--consistency is a property of the whole bundle: --replace keeps it as it was.")
-    with Workspace() as workspace:
-        where |= {"run": workspace.read_run(run), "dataset": workspace.read_dataset(dataset)}
-        where |= {"out": workspace.write(out), "workspace": workspace}
-        if replace is None:
-            description = build_bundle(EnsembleRequest(**where, consistency=consistency))
-        else:
-            where["bundle"] = workspace.read_bundle(replace)
-            description = replace_findings(ReplaceRequest(**where, refit_dependents=refit_dependents))
+    description = api.build(**given)
     show_bundle(description)
     for name, reason in description["left_out"].items():
         say(f"Left out: {name} ({reason})")
     say(f"Next: hilum evaluate {out} DATASET --part test, or hilum predict {out} IMAGES --out predictions.csv")
-
-
-def parse_member_settings(words: list[str]) -> dict[int, dict[str, Any]]:
-    """`1:backbone=resnet34` as {1: {"backbone": "resnet34"}}."""
-    from models.config import parse_settings
-
-    found: dict[int, dict[str, Any]] = {}
-    for word in words:
-        member, separator, setting = word.partition(":")
-        if not separator or not member.isdigit():
-            raise InputError(f"--member-set wants k:name=value, got {word!r}. For example: 1:backbone=resnet34.")
-        found.setdefault(int(member), {}).update(parse_settings([setting]))
-    return found
 
 
 def settings(
@@ -176,32 +126,6 @@ def settings(
     widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
     for name, default, text in rows:
         typer.echo(f"{name:<{widths[0]}}  {default:<{widths[1]}}  {text}")
-
-
-def demo(
-    out: Annotated[Path, Option(help="Folder of everything that the demonstration makes.")] = Path("demo"),
-    smoke: Annotated[bool, Option("--smoke", help="A tiny form that only shows that every part runs.")] = False,
-) -> None:
-    """The whole pipeline on synthetic films: draw, prepare, train, combine, evaluate, predict."""
-    import time
-
-    from orchestrator.cli.app import app
-    from orchestrator.cli.demo import run_demo
-
-    def run_command(command: list[str]) -> None:
-        code = app(args=command, prog_name="hilum", standalone_mode=False)
-        if code:  # a command that fell short has said why
-            raise typer.Exit(code)
-
-    started = time.monotonic()
-    run_demo(out, smoke, run_command, say)
-    say(f"\nDone in {time.monotonic() - started:.0f} s. Everything lies in {out}: pictures in {out / 'bundle-test'}, ")
-    say(f"the predictor in {out / 'bundle'}, its answers for five new films in {out / 'predictions.csv'}.")
-    say(f"Next: hilum predict {out / 'bundle'} YOUR_IMAGES --out predictions.csv")
-
-
-def words(text: str) -> tuple[str, ...]:
-    return tuple(word.strip() for word in text.split(",") if word.strip())
 
 
 def show_outcomes(outcomes: list[dict[str, Any]]) -> None:

@@ -8,7 +8,7 @@ import asyncio
 import os
 import shlex
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -64,17 +64,12 @@ def connect(address: str | None) -> Any:
         raise InputError(f"The Ray dashboard at {wanted} refused the connection: {error}") from error
 
 
-def checked_words(words: Sequence[str]) -> tuple[list[str], Path | None]:
+def checked_words(words: Sequence[str], commands: Mapping[str, Any]) -> tuple[list[str], Path | None]:
     """The words as the cluster will read them, and the folder of findings that travels with them.
 
-    Any other relative path is refused: nothing of this folder is sent. Errors: also those of the command line itself,
-    here rather than after the upload.
+    commands: click's, by name, as the command line has them. Any other relative path is refused: nothing of this folder
+    is sent. Errors: also those of the command line itself, here rather than after the upload.
     """
-    from typer.main import get_command
-
-    from orchestrator.cli.app import app
-
-    commands = get_command(app).commands
     if not words or words[0] not in commands or words[0] in NOT_AS_A_JOB:
         allowed = ", ".join(name for name in commands if name not in NOT_AS_A_JOB)
         got = " ".join(words[:1]) or "nothing"

@@ -87,6 +87,20 @@ def differing(one: Mapping[str, Any], other: Mapping[str, Any], names: Iterable[
     return [name for name in names if one.get(name) != other.get(name)]
 
 
+def is_manifest(name: str) -> bool:
+    """All that a new data set has to know of what lies where it goes."""
+    return name == "manifest.json"
+
+
+def part_rows(manifest: Mapping[str, Any]) -> tuple[list[str], list[list[Any]]]:
+    """(titles, rows): films, patients and each finding's positives, by part."""
+    parts = manifest["parts"]
+    rows = [["films", *[part["images"] for part in parts.values()]]]
+    rows += [["patients", *[part["patients"] for part in parts.values()]]]
+    rows += [[slug, *[part["positives"][slug] for part in parts.values()]] for slug in manifest["findings"]]
+    return ["positives by part", *parts], rows
+
+
 def manifest_hash(manifest: Mapping[str, Any]) -> str:
     """SHA-256 of all that a manifest says but its own hash."""
     plain = {name: value for name, value in manifest.items() if name != SEAL}

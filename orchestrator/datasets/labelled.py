@@ -13,8 +13,10 @@ import numpy as np
 import pandas as pd
 
 from orchestrator.datasets.dataset import Dataset, load_dataset
-from pathologies.findings.catalog import Pathology, load_catalog
-from pathologies.labels.resolution import LabelContract, resolve
+from pathologies.findings.catalog import load_catalog
+from pathologies.findings.pathology import Pathology
+from pathologies.labels.contract import LabelContract
+from pathologies.labels.resolution import resolve
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,8 +14,8 @@ import pandas as pd
 from models.data.cache import measure_pixels
 from models.files.layout import DatasetPaths, to_plain, write_json
 from orchestrator.datasets.dataset import SEAL, hash_file, manifest_hash
-from pathologies.labels.contract import LABEL_CODES
-from pathologies.labels.resolution import reference_contract
+from pathologies.labels.contract import reference_contract
+from pathologies.labels.frame import LABEL_CODES
 from pathologies.splits.assignment import PARTS, drift_warnings, split_hash
 
 # Positive rates of smaller parts differ by whole percentage points even when they are split as evenly as can be.

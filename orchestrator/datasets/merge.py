@@ -18,8 +18,8 @@ from orchestrator.datasets.manifest import describe_files, describe_rows, map_im
 from orchestrator.datasets.prepare import write_tables
 from orchestrator.storage.scratch import locked_alone
 from pathologies.errors import InputError
-from pathologies.labels.merge import Merged, MergeInput, merge_frames
-from pathologies.splits.duplicates import Leaks, find_leaks
+from pathologies.sources.merge import Merged, MergeInput, merge_frames
+from pathologies.splits.duplicates import Duplicates, duplicates_between_parts
 from pathologies.table_files import read_csv_file
 
 CHUNK = 1024  # films copied at once
@@ -67,12 +67,12 @@ def _make(
 ) -> dict[str, Any]:
     images_sha256 = _join(datasets, paths.images, np.ones(len(merged.frame), bool))
     images = map_images(paths, len(merged.frame), datasets[0].manifest["size"])
-    leaks = find_leaks(merged.frame, merged.parts, images)
-    rejected = _rejected(datasets, leaks)
-    if not leaks.keep.all():
-        on_event({"event": "note", "message": f"{len(leaks.dropped)} films lie in an earlier part too: dropped"})
-        images_sha256 = _join(datasets, paths.images, leaks.keep)
-    frame, parts = merged.frame[leaks.keep].reset_index(drop=True), merged.parts[leaks.keep]
+    duplicates = duplicates_between_parts(merged.frame, merged.parts, images)
+    rejected = _rejected(datasets, duplicates)
+    if not duplicates.keep.all():
+        on_event({"event": "note", "message": f"{len(duplicates.dropped)} films lie in an earlier part too: dropped"})
+        images_sha256 = _join(datasets, paths.images, duplicates.keep)
+    frame, parts = merged.frame[duplicates.keep].reset_index(drop=True), merged.parts[duplicates.keep]
     write_tables(paths, frame, parts, rejected)
     manifest = _describe(datasets, merged, frame, parts)
     return write_manifest(paths, manifest | describe_files(paths, images_sha256, manifest["size"], parts, rejected))
@@ -115,9 +115,9 @@ def _join(datasets: list[Dataset], out: Path, keep: np.ndarray) -> str:
     return digest.hexdigest()
 
 
-def _rejected(datasets: list[Dataset], leaks: Leaks) -> pd.DataFrame:
+def _rejected(datasets: list[Dataset], duplicates: Duplicates) -> pd.DataFrame:
     tables = [read_csv_file(dataset.paths.rejected, dtype="str", keep_default_na=False) for dataset in datasets]
-    return pd.concat([*tables, leaks.dropped[["image", "reason"]]], ignore_index=True)
+    return pd.concat([*tables, duplicates.dropped[["image", "reason"]]], ignore_index=True)
 
 
 def _describe(datasets: list[Dataset], merged: Merged, frame: pd.DataFrame, parts: np.ndarray) -> dict[str, Any]:

@@ -24,10 +24,11 @@ from orchestrator.storage.scratch import locked_alone
 from pathologies.errors import InputError
 from pathologies.findings.catalog import load_catalog
 from pathologies.labels.filters import filter_frame, filter_reasons
-from pathologies.sources.registry import SourceFrame, find_source, read_labels
+from pathologies.sources.common import SourceFrame
+from pathologies.sources.registry import find_source, read_labels
 from pathologies.splits.assignment import assign_parts, check_disjoint, official_parts
-from pathologies.splits.duplicates import Leaks, find_leaks
-from pathologies.splits.sharing import apply_split
+from pathologies.splits.duplicates import Duplicates, duplicates_between_parts
+from pathologies.splits.shared_split import apply_split
 
 
 def prepare(request: PrepareRequest, on_event: OnEvent | None = None) -> dict[str, Any]:
@@ -77,11 +78,11 @@ def _make(
     check_disjoint(frame, parts)
     on_event({"event": "joining", "message": f"{len(frame)} images decoded, {len(rejected)} rejected; writing them"})
     images_sha256 = join_shards(decoded.shards, paths.images)
-    leaks = _find_leaks(request, paths, frame, parts, on_event)
-    if not leaks.keep.all():
-        images_sha256 = join_shards(decoded.shards, paths.images, leaks.keep)
-        frame, parts = frame[leaks.keep].reset_index(drop=True), parts[leaks.keep]
-        rejected = pd.concat([rejected, leaks.dropped[["image", "reason"]]], ignore_index=True)
+    duplicates = _find_duplicates(request, paths, frame, parts, on_event)
+    if not duplicates.keep.all():
+        images_sha256 = join_shards(decoded.shards, paths.images, duplicates.keep)
+        frame, parts = frame[duplicates.keep].reset_index(drop=True), parts[duplicates.keep]
+        rejected = pd.concat([rejected, duplicates.dropped[["image", "reason"]]], ignore_index=True)
     write_tables(paths, frame, parts, pd.concat([rejected, rows.left_out], ignore_index=True))
     facts = describe_rows(frame, parts, source.findings)
     facts |= describe_files(paths, images_sha256, request.size, parts, rejected) | {"dropped": rows.dropped}
@@ -90,18 +91,18 @@ def _make(
     return write_manifest(paths, identity | facts)
 
 
-def _find_leaks(
+def _find_duplicates(
     request: PrepareRequest, paths: DatasetPaths, frame: pd.DataFrame, parts: np.ndarray, on_event: OnEvent
-) -> Leaks:
+) -> Duplicates:
     """The same film in two parts, listed, and to be dropped from the later part."""
-    leaks = find_leaks(frame, parts, map_images(paths, len(frame), request.size))
-    if len(leaks.dropped):
+    duplicates = duplicates_between_parts(frame, parts, map_images(paths, len(frame), request.size))
+    if len(duplicates.dropped):
         names = frame["image_id"].to_numpy(str)
         pairs = [f"{names[one]} ({parts[one]}) and {names[two]} ({parts[two]})" for one, two in
-                 leaks.pairs[["first", "second"]].head(5).to_numpy(int)]  # fmt: skip
-        message = f"{len(leaks.dropped)} images are dropped, since the same film lies in an earlier part: "
+                 duplicates.pairs[["first", "second"]].head(5).to_numpy(int)]  # fmt: skip
+        message = f"{len(duplicates.dropped)} images are dropped, since the same film lies in an earlier part: "
         on_event({"event": "note", "message": message + "; ".join(pairs)})
-    return leaks
+    return duplicates
 
 
 def _already_complete(

@@ -19,7 +19,6 @@ import numpy as np
 from models.statistics import conformal, metrics, reliability
 from models.statistics.bootstrap import PatientBootstrap, interval, patient_folds
 from models.statistics.calibration import ENOUGH, Calibration
-from models.statistics.hierarchy import descendants
 from models.statistics.thresholds import ESTIMATE
 from orchestrator.datasets.dataset import hash_file
 from orchestrator.ensembling.adapt_report import Rows, film_table, prevalence_table
@@ -40,6 +39,7 @@ from orchestrator.inference.decisions import parse_assignments, thresholds_of
 from orchestrator.inference.prediction_tables import read_frame
 from orchestrator.storage.workspace import Workspace
 from pathologies.errors import InputError
+from pathologies.findings.catalog import descendants
 
 REFITTED, SHIFTED, WITHDRAWN = "refitted", "prevalence moved", "thresholds withdrawn"
 CALLS = ("sensitivity", "specificity")

@@ -15,7 +15,6 @@ import numpy as np
 import pandas as pd
 
 from models.files.layout import BundlePaths, RunPaths, read_json
-from models.statistics.hierarchy import descendants
 from orchestrator.datasets.dataset import Dataset, differing
 from orchestrator.datasets.labelled import Material, read_material
 from orchestrator.ensembling.bundle_writing import check_goal, finish, new_bundle
@@ -33,7 +32,8 @@ from orchestrator.ensembling.pipeline import CalibrationData
 from orchestrator.inference.bundle_description import FORMAT
 from orchestrator.storage.workspace import Workspace
 from pathologies.errors import InputError
-from pathologies.findings.catalog import CHEXPERT_TARGETS, Pathology, find_pathology
+from pathologies.findings.catalog import CHEXPERT_TARGETS, descendants, find_pathology
+from pathologies.findings.pathology import Pathology
 
 __all__ = ["EnsembleRequest", "Trained", "build_bundle", "finished_targets", "mean_logits"]
 

@@ -12,7 +12,6 @@ import numpy as np
 
 from models.statistics import conformal, metrics, reliability, thresholds
 from models.statistics.bootstrap import PatientBootstrap, paired_difference, patient_folds, rate_interval
-from models.statistics.hierarchy import descendants
 from orchestrator.ensembling.pipeline import (
     CalibrationData,
     FittedPipeline,
@@ -21,6 +20,7 @@ from orchestrator.ensembling.pipeline import (
     patient_power,
 )
 from pathologies.errors import InputError
+from pathologies.findings.catalog import descendants
 
 RULES = ("f2", "youden", "sensitivity>=0.9", "precision>=0.5", "cost(5,1)")
 DEFAULT_RULE = "f2"

@@ -19,7 +19,7 @@ from models.statistics import blending, calibration, metrics
 from models.statistics.blending import Blend
 from models.statistics.bootstrap import PatientBootstrap, interval, patient_folds
 from models.statistics.calibration import Calibration
-from models.statistics.sample_size import check_power
+from models.statistics.sample_size import judge_sample_size
 
 CALIBRATIONS = ("platt", "temperature", "beta", "isotonic")  # the simplest that corrects both slope and prior first
 ROUNDING = 1e-9  # nats: two ways to the same answer differ by less
@@ -191,8 +191,8 @@ def row_loss(probability: np.ndarray, truth: np.ndarray) -> np.ndarray:
 
 
 def patient_power(truth: np.ndarray, patients: np.ndarray):
-    """`check_power` with cases counted in patients, as films of one patient are no independent cases."""
-    return check_power(len(np.unique(patients[truth > 0])), len(np.unique(patients[truth < 1])))
+    """`judge_sample_size` with cases counted in patients, as films of one patient are no independent cases."""
+    return judge_sample_size(len(np.unique(patients[truth > 0])), len(np.unique(patients[truth < 1])))
 
 
 def _fit(data: CalibrationData, blend: str, method: str, rows: np.ndarray) -> tuple[Blend, Calibration]:

@@ -18,10 +18,10 @@ import numpy as np
 
 from models.statistics import metrics
 from models.statistics.calibration import Calibration, with_prevalence
-from models.statistics.hierarchy import descendants
 from models.statistics.metrics import Confusion, sigmoid
 from models.statistics.reliability import log_odds
 from models.statistics.thresholds import parse_rule
+from pathologies.findings.catalog import descendants
 
 UNKNOWN_FIGURES = dict.fromkeys(("sensitivity", "specificity", "precision", "f1", "f2"))
 SAME_STEP = 1e-9  # of log odds

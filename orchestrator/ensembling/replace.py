@@ -18,7 +18,6 @@ import pandas as pd
 from models.files.layout import BundlePaths, RunPaths, publishing, read_json
 from models.statistics.blending import LEARNED, Blend
 from models.statistics.bootstrap import PatientBootstrap, paired_difference
-from models.statistics.hierarchy import descendants
 from orchestrator.datasets.dataset import ALIKE, differing, hash_file
 from orchestrator.datasets.labelled import Material, usable_views
 from orchestrator.ensembling import build
@@ -30,7 +29,7 @@ from orchestrator.formatting import number, signed
 from orchestrator.inference.bundle import load_bundle
 from orchestrator.storage.workspace import Workspace
 from pathologies.errors import InputError
-from pathologies.findings.catalog import find_pathology
+from pathologies.findings.catalog import descendants, find_pathology
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,8 +14,8 @@ import pandas as pd
 
 from orchestrator.datasets.dataset import hash_file
 from orchestrator.inference.bundle import Bundle
+from orchestrator.inference.films import PATH_COLUMNS, decoded_batches
 from orchestrator.inference.identity import tagged
-from orchestrator.inference.predict import PATH_COLUMNS, decoded_batches
 from orchestrator.inference.prediction_tables import (
     Columns,
     Table,
@@ -229,12 +229,10 @@ def _one_ends_the_other(one: tuple[str, ...], other: tuple[str, ...]) -> bool:
 
 def _logits(bundle: Bundle, files: dict[int, Path], on_progress) -> tuple[np.ndarray, dict[int, str]]:
     """(logits of the readable films in the order of the rows, {row: why it cannot be read})."""
-    rows = iter(files)
     blocks, reasons, done = [np.zeros((0, len(bundle.slugs)))], {}, 0
-    for batch in decoded_batches(list(files.values()), bundle, os.cpu_count() or 1):
+    for batch in decoded_batches(list(files.items()), bundle.size, bundle.intensity, os.cpu_count() or 1):
         films = []
-        for _, film in batch:
-            row = next(rows)
+        for row, film in batch:
             if isinstance(film, str):
                 reasons[row] = film
             else:

@@ -248,6 +248,17 @@ def _log_reading(sides: tuple[Side, Side], material: Material, request: CompareR
         append_line(place, entry)
 
 
+def comparison_frame(found: RunComparison) -> pd.DataFrame:
+    """The figures, a row per finding; `difference` is the first side's AUC minus the second's."""
+    rows = []
+    for row in found.rows:
+        gap = {"difference": row.gap.value, "low": row.gap.low, "high": row.gap.high, "p": row.p, "p_holm": row.p_holm}
+        aucs = {"auc_a": row.auc[0], "auc_b": row.auc[1]} | ({} if row.blend is None else {"auc_blend": row.blend})
+        counts = {"positives": row.positives, "negatives": row.negatives}
+        rows.append({"finding": row.slug} | counts | aucs | gap | {"better": row.better, "problem": row.problem})
+    return pd.DataFrame(rows).set_index("finding")
+
+
 def comparison_rows(found: RunComparison) -> tuple[list[str], list[list[str]]]:
     """(titles, rows of text) for a terminal."""
     first, second = found.names

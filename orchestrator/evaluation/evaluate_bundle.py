@@ -33,15 +33,15 @@ from orchestrator.evaluation.scoring import (
 from orchestrator.evaluation.uncertain_labels import READINGS, measure_uncertain, uncertain_notes, uncertain_table
 from orchestrator.formatting import aligned, span, write_csv
 from orchestrator.inference.aggregation import aggregate_ids, aggregate_scores, aggregate_truth
-from orchestrator.inference.bundle import BATCH, Bundle, load_bundle
-from orchestrator.inference.decisions import find_slug, threshold_notes, thresholds_of
+from orchestrator.inference.bundle import Bundle, load_bundle
+from orchestrator.inference.decisions import find_slug, prediction_frame, threshold_notes, thresholds_of
+from orchestrator.inference.films import BATCH
 from orchestrator.inference.identity import LEVELS
-from orchestrator.inference.predict import prediction_frame
 from orchestrator.storage.object_store import is_remote, join
 from orchestrator.storage.staging import address
 from orchestrator.storage.workspace import append_line
 from pathologies.errors import InputError
-from pathologies.labels.resolution import LabelContract
+from pathologies.labels.contract import LabelContract
 from pathologies.sources.registry import read_labels
 from pathologies.splits.assignment import PARTS
 
@@ -119,7 +119,7 @@ def evaluate(request: EvaluateRequest) -> EvaluateResult:
     further = {"conformal": covered.to_dict("records"), "uncertain": to_plain(doubted.to_dict("records"))}
     data = report.to_dict() | bundle.identity | asked | further | {"notes": notes}
     _write(folder, report, data, [table, *[one for one in (uncertain, conformal) if one]])
-    predictions = prediction_frame(bundle, scored.frame["image_id"].tolist(), scored.probability, thresholds)
+    predictions = prediction_frame(bundle.slugs, scored.frame["image_id"].tolist(), scored.probability, thresholds)
     for name, frame in {"predictions": predictions, "conformal": covered, "uncertain": doubted}.items():
         if len(frame):
             write_csv(frame, folder / f"{name}.csv")

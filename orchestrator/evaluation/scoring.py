@@ -21,7 +21,7 @@ from models.statistics.bootstrap import (
     finding_intervals,
     interval,
 )
-from models.statistics.sample_size import MINIMUM_CASES, check_power
+from models.statistics.sample_size import MINIMUM_CASES, judge_sample_size
 from orchestrator.formatting import beside, number, span
 from orchestrator.inference.prediction_tables import ONE_PATIENT
 from pathologies.errors import InputError
@@ -267,7 +267,9 @@ def report_notes(report: Report) -> list[str]:
         notes.append(f"Left out of the mean: {reasons}.")
     weak = [slug for slug, one in report.findings.items() if one.underpowered and slug not in report.left_out]
     if weak:
-        needed = {slug: check_power(report.findings[slug].positives, report.findings[slug].negatives) for slug in weak}
+        needed = {
+            slug: judge_sample_size(report.findings[slug].positives, report.findings[slug].negatives) for slug in weak
+        }
         notes += [f"{slug} is {power.note}." for slug, power in needed.items()]
     for problem, sentence in (
         ("no useful threshold", "No useful threshold, so no yes/no calls are judged"),

@@ -1,16 +1,18 @@
-"""A bundle as an object: load it, check it, run all its findings on prepared films.
+"""A bundle as an object: load it, check it, run all its findings on films.
 
-In: a BUNDLE folder. Out: logits and calibrated probabilities, one column per finding. The whole chain lies here:
-members' logits -> blend -> calibration -> consistency. Used by predict, evaluate and the ensembler's self-test.
+In: a BUNDLE folder; films: files, arrays or DICOM data sets. Out: logits and calibrated probabilities, one column per
+finding. The whole chain lies here: members' logits -> blend -> calibration -> consistency. Used by predict, evaluate,
+the ensembler's self-test, and by who has a Bundle in a notebook.
 """
 
 import hashlib
 import logging
 import math
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,16 +20,21 @@ from models.classifier import Classifier, Films, load_classifier
 from models.data.intensity import intensity_version
 from models.files.layout import BundlePaths, read_json
 from models.statistics import conformal
-from models.statistics.hierarchy import raise_parents
+from models.statistics.calibration import raise_parents
 from models.training.device import available_device
 from orchestrator.inference.bundle_description import MEND, Seal, mapping, named, number, open_description, record, text
+from orchestrator.inference.decisions import conformal_answers, parse_assignments, prediction_frame, thresholds_of
+from orchestrator.inference.films import BATCH, Named, decoded_batches, named_films
 from orchestrator.storage.staging import address
 from pathologies.errors import InputError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 log = logging.getLogger(__name__)
 SELFTEST_TOLERANCE = 1e-2  # logits; another processor or torch version moves them by about 1e-5
 PROBABILITY_TOLERANCE = 1e-4  # from stored logits they follow to about 1e-16, in bundles made in several steps 1e-5
-BATCH = 32
+OnProgress = Callable[[int, int], None]  # films done, of so many
 _EXPECTED = record(
     {"input_sha256": text, "logits": named(number), "probabilities": named(number)}, {"decisions": mapping}
 )
@@ -97,8 +104,74 @@ class Bundle:
         return raise_parents(probability, self.slugs, self.parents) if self.consistency else probability
 
     def probabilities(self, films: np.ndarray) -> np.ndarray:
-        """N x H x W uint8 -> N x findings in [0, 1]."""
+        """N x H x W uint8 -> N x findings in [0, 1]. The films are prepared: H = W = `size`."""
         return self.calibrate(self.logits(films))
+
+    def predict(
+        self,
+        films: Any,
+        *,
+        operating_point: str | None = None,
+        threshold: Mapping[str, float] | None = None,
+        conformal: bool = False,
+        workers: int | None = None,
+    ) -> "pd.DataFrame":
+        """The table of `hilum predict`, of N films: `path`, a probability per finding, `<slug>_positive` per finding.
+
+        films: files, folders, globs or a CSV with a path column; or arrays, as `predict_proba` takes them; or pydicom
+        data sets: one, or a list of one kind. `path` is the path, an array's number, a data set's SOPInstanceUID.
+        operating_point: a rule that the bundle stores, none: each finding's own. threshold: {finding: value in [0, 1]}
+        in its place. conformal: also `<slug>_answer`, 1, 0, or -1 for uncertain. Films that cannot be used are left
+        out, with a warning in the log; `.attrs["rejected"]` has {path: reason}.
+        Errors: InputError for an unknown rule or finding, for a mixture of kinds, or where no film is named.
+        """
+        findings = self.description["findings"]
+        words = [f"{name}={value}" for name, value in (threshold or {}).items()]
+        thresholds = thresholds_of(findings, operating_point, parse_assignments(words, self.slugs, "threshold"))
+        names, probability, rejected = self.answer(named_films(films), workers)
+        table = prediction_frame(self.slugs, names, probability, thresholds)
+        if conformal:
+            table = table.join(conformal_answers(findings, self.slugs, probability))
+        table.attrs["rejected"] = dict(zip(rejected["path"], rejected["reason"], strict=True))
+        if len(rejected):
+            log.warning("%d films could not be used: see .attrs['rejected']", len(rejected))
+        return table
+
+    def predict_proba(self, films: Any, *, workers: int | None = None) -> np.ndarray:
+        """N films -> N x findings float64 in [0, 1], calibrated; the columns are `slugs`.
+
+        films: N x height x width, or a list of arrays of any height x width each, bright where the film is bright (bone
+        bright, air dark: MONOCHROME2). They are letterboxed to `size` as files are. uint8: grey values as shown, 0 to
+        255. Other integers: without a grey scale of their own, as a 16-bit PNG, by the bundle's intensity contract.
+        Floats: shares of white from 0 to 1. What `predict` takes is taken too.
+        Errors: InputError where a film cannot be used, with its number and the reason: another shape, another dtype,
+        floats beyond 0 to 1, a blank film.
+        """
+        _, probability, rejected = self.answer(named_films(films), workers)
+        if len(rejected):
+            name, reason = rejected.iloc[0]
+            raise InputError(f"Film {name}: {reason}. ({len(rejected)} of {len(rejected) + len(probability)} films.)")
+        return probability
+
+    def answer(
+        self, named: Sequence[Named], workers: int | None = None, on_progress: OnProgress | None = None
+    ) -> "tuple[list[str], np.ndarray, pd.DataFrame]":
+        """(names of the films that can be used, their probabilities, the others: path, reason).
+
+        workers: decoding threads; none: one per CPU.
+        """
+        import pandas as pd
+
+        kept, rejected, blocks = [], [], [np.zeros((0, len(self.slugs)))]
+        for batch in decoded_batches(named, self.size, self.intensity, workers or os.cpu_count() or 1):
+            usable = [(name, film) for name, film in batch if not isinstance(film, str)]
+            rejected += [one for one in batch if isinstance(one[1], str)]
+            if usable:
+                kept += [name for name, _ in usable]
+                blocks.append(self.probabilities(np.stack([film for _, film in usable])))
+            if on_progress:
+                on_progress(len(kept) + len(rejected), len(named))
+        return kept, np.concatenate(blocks), pd.DataFrame(rejected, columns=["path", "reason"])
 
 
 def load_bundle(folder: Path, device: str = "auto", check: bool = True) -> Bundle:

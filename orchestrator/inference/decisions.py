@@ -1,6 +1,6 @@
 """From probabilities to answers: which threshold holds, what the conformal zone says.
 
-In: a bundle's description, probabilities, what was asked for on the command line. Out: thresholds and answers.
+In: a bundle's description, probabilities, what was asked for. Out: thresholds, answers, a table of both.
 Called by predict, evaluate and adapt.
 """
 
@@ -97,6 +97,23 @@ def _points_of(findings: Mapping[str, Any], rule: str | None) -> dict[str, Mappi
             raise InputError(f"The bundle stores no such operating point. It has: {', '.join(known.values())}.")
     chosen = {slug: rule or entry["operating_point"] for slug, entry in findings.items()}
     return {slug: findings[slug]["operating_points"][one] | {"rule": one} for slug, one in chosen.items()}
+
+
+def prediction_frame(
+    slugs: Sequence[str], names: Sequence[str], probability: np.ndarray, thresholds: Mapping[str, float | None]
+) -> pd.DataFrame:
+    """`path`, a calibrated probability per finding, then 1, 0 or nothing (no useful threshold) per finding.
+
+    names, probability: of N films, N x findings.
+    """
+    columns = {"path": pd.Series(list(names), dtype="str")}
+    frame = pd.DataFrame(columns | {slug: probability[:, index] for index, slug in enumerate(slugs)})
+    for index, slug in enumerate(slugs):
+        call = pd.Series(pd.NA, index=frame.index, dtype="Int8")
+        if thresholds[slug] is not None:
+            call = pd.Series(probability[:, index] >= thresholds[slug], index=frame.index).astype("Int8")
+        frame[f"{slug}_positive"] = call
+    return frame
 
 
 def conformal_answers(findings: Mapping[str, Any], slugs: Sequence[str], probability: np.ndarray) -> pd.DataFrame:

@@ -7,11 +7,6 @@ which bundle the table is. Called by `hilum predict` and as `python -m orchestra
 for all networks.
 """
 
-import glob
-import itertools
-import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,20 +17,23 @@ from models.data.images import try_load_image
 from models.files.layout import publishing, write_json
 from orchestrator.datasets.dataset import hash_file
 from orchestrator.inference.aggregation import aggregate_scores
-from orchestrator.inference.bundle import BATCH, Bundle, load_bundle
-from orchestrator.inference.decisions import conformal_answers, parse_assignments, threshold_notes, thresholds_of
+from orchestrator.inference.bundle import Bundle, OnProgress, load_bundle
+from orchestrator.inference.decisions import (
+    conformal_answers,
+    parse_assignments,
+    prediction_frame,
+    threshold_notes,
+    thresholds_of,
+)
+from orchestrator.inference.films import collect_paths, listed_paths
 from orchestrator.inference.identity import GROUP_COLUMNS, LEVELS, Asked, Identities, identify, refusal
 from pathologies.errors import InputError
 from pathologies.table_files import read_csv_file
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".dcm", ".dicom")
-PATH_COLUMNS = ("path", "Path", "image", "Image", "file", "filename", "Image Index", "dicom_path")
-OnProgress = Callable[[int, int], None]
-
 
 @dataclass(frozen=True, kw_only=True)
 class PredictRequest:
-    bundle: Path
+    bundle: Path | Bundle  # a folder, or a bundle that is loaded already
     inputs: tuple[str, ...]
     out: Path
     device: str = "auto"
@@ -62,19 +60,22 @@ def predict(request: PredictRequest, on_progress: OnProgress | None = None) -> P
         raise InputError(f"--out {request.out}: the table is written as .csv or .parquet.")
     if request.level not in LEVELS:
         raise InputError(f"Unknown level {request.level!r}. Known: {', '.join(LEVELS)}.")
-    bundle = load_bundle(request.bundle, request.device)
+    bundle = request.bundle
+    if not isinstance(bundle, Bundle):
+        bundle = load_bundle(bundle, request.device)
     findings = bundle.description["findings"]
     by_hand = parse_assignments(request.thresholds, bundle.slugs, "--threshold")
     thresholds = thresholds_of(findings, request.operating_point, by_hand)
     if request.conformal:
         conformal_answers(findings, bundle.slugs, np.zeros((0, len(bundle.slugs))))  # refuses before the work
     whose = None if request.level == "image" else _identities(request, paths)  # refuses before the work
-    kept, probability, rejected = _run(bundle, paths, request, on_progress)
+    named = [(str(path), path) for path in paths]
+    kept, probability, rejected = bundle.answer(named, request.workers, on_progress)
     rows, films, notes = kept, None, []
     if whose is not None:
         rows, probability, films, notes = _aggregate(request.level, whose, kept, probability)
     notes = [*notes, *threshold_notes(findings, bundle.slugs, request.operating_point, list(by_hand))]
-    table = prediction_frame(bundle, rows, probability, thresholds)
+    table = prediction_frame(bundle.slugs, rows, probability, thresholds)
     if request.conformal:
         table = pd.concat([table, conformal_answers(findings, bundle.slugs, probability)], axis=1)
     if films is not None:
@@ -91,26 +92,6 @@ def predict(request: PredictRequest, on_progress: OnProgress | None = None) -> P
 def provenance_path(table: Path) -> Path:
     """The file beside a table that says which bundle it is of."""
     return table.with_name(f"{table.stem}.provenance.json")
-
-
-def _run(
-    bundle: Bundle, paths: list[Path], request: PredictRequest, on_progress: OnProgress | None
-) -> tuple[list[str], np.ndarray, pd.DataFrame]:
-    """(the paths that could be read, their probabilities, the others with the reason)."""
-    kept, rejected, blocks = [], [], [np.zeros((0, len(bundle.slugs)))]
-    for batch in decoded_batches(paths, bundle, request.workers or os.cpu_count() or 1):
-        films = []
-        for path, film in batch:
-            if isinstance(film, str):
-                rejected.append((str(path), film))
-            else:
-                kept.append(str(path))
-                films.append(film)
-        if films:
-            blocks.append(bundle.probabilities(np.stack(films)))
-        if on_progress:
-            on_progress(len(kept) + len(rejected), len(paths))
-    return kept, np.concatenate(blocks), pd.DataFrame(rejected, columns=["path", "reason"])
 
 
 def _identities(request: PredictRequest, paths: list[Path]) -> dict[str, tuple[str, str]]:
@@ -161,81 +142,9 @@ def _listed_groups(request: PredictRequest) -> dict[str, tuple[str, str]]:
                 patients = frame[columns["patient"]]
                 if (patients.groupby(names).nunique() > 1).any():
                     names = (patients + "/" + names).where(names != "", "")
-            pairs = zip(map(str, _listed(Path(text))), names, strict=True)
+            pairs = zip(map(str, listed_paths(Path(text))), names, strict=True)
             found |= {path: (name, f"the column {column!r}") for path, name in pairs if name}
     return found
-
-
-def prediction_frame(
-    bundle: Bundle,
-    paths: Sequence[str],
-    probability: np.ndarray,
-    thresholds: Mapping[str, float | None] | None = None,
-) -> pd.DataFrame:
-    """`path`, a calibrated probability per finding, then 1, 0 or nothing (no useful threshold) per finding."""
-    thresholds = thresholds or {one.slug: one.threshold for one in bundle.classifiers}
-    columns = {"path": pd.Series(list(paths), dtype="str")}
-    columns |= {slug: probability[:, index] for index, slug in enumerate(bundle.slugs)}
-    frame = pd.DataFrame(columns)
-    for index, slug in enumerate(bundle.slugs):
-        call = pd.Series(pd.NA, index=frame.index, dtype="Int8")
-        if thresholds[slug] is not None:
-            call = pd.Series(probability[:, index] >= thresholds[slug], index=frame.index).astype("Int8")
-        frame[f"{slug}_positive"] = call
-    return frame
-
-
-def collect_paths(inputs: Sequence[str]) -> list[Path]:
-    """Files as given, the images below a folder in order of name, the matches of a glob, the path column of a CSV."""
-    if not inputs:
-        raise InputError("Nothing to predict: name files, folders, a glob in quotes, or a CSV with a path column.")
-    found: list[Path] = []
-    for text in inputs:
-        path = Path(text)
-        if path.is_dir():
-            images = [one for one in sorted(path.rglob("*")) if one.suffix.lower() in SUFFIXES and one.is_file()]
-            if not images:
-                raise FileNotFoundError(f"No image below {path}. Looked for: {', '.join(SUFFIXES)}.")
-            found += images
-        elif path.suffix.lower() == ".csv" and path.is_file():
-            found += _listed(path)
-        elif not path.exists() and glob.has_magic(text):
-            matches = sorted(glob.glob(text, recursive=True))
-            if not matches:
-                raise FileNotFoundError(f"No file matches {text!r}.")
-            found += [Path(one) for one in matches]
-        elif not path.exists():
-            raise FileNotFoundError(f"There is no file or folder {text!r}. Give files, folders, globs or a CSV.")
-        else:
-            found.append(path)
-    return list(dict.fromkeys(found))
-
-
-def _listed(table: Path) -> list[Path]:
-    """The path column of a CSV; relative paths are looked up from the CSV's folder, then from here."""
-    frame = read_csv_file(table, dtype="str", keep_default_na=False)
-    column = next((name for name in PATH_COLUMNS if name in frame.columns), None)
-    if column is None:
-        raise InputError(
-            f"{table} has no path column. It has: {', '.join(map(str, frame.columns))}. "
-            f"One of these is wanted: {', '.join(PATH_COLUMNS)}."
-        )
-    beside = [table.parent / str(one) for one in frame[column]]
-    return [one if one.exists() else Path(str(name)) for one, name in zip(beside, frame[column], strict=True)]
-
-
-def decoded_batches(paths: list[Path], bundle: Bundle, workers: int) -> Iterator[list[tuple[Path, np.ndarray | str]]]:
-    """Batches of (path, film as the bundle takes it or reason), decoded by threads a few batches ahead."""
-
-    def read(path: Path) -> tuple[Path, np.ndarray | str]:
-        return path, try_load_image(path, bundle.size, bundle.intensity)
-
-    with ThreadPoolExecutor(workers) as pool:
-        chunks = [paths[start : start + BATCH] for start in range(0, len(paths), BATCH)]
-        ahead = [[pool.submit(read, path) for path in chunk] for chunk in chunks[:3]]
-        for upcoming in itertools.chain(chunks[3:], itertools.repeat([], min(3, len(chunks)))):
-            yield [future.result() for future in ahead.pop(0)]
-            ahead.append([pool.submit(read, path) for path in upcoming])
 
 
 def _write(out: Path, table: pd.DataFrame, rejected: pd.DataFrame) -> None:

@@ -15,8 +15,9 @@ import pandas as pd
 
 from orchestrator.inference.identity import patients_by_layout, patients_by_pattern
 from pathologies.errors import InputError
-from pathologies.findings.catalog import Pathology, find_pathology, load_catalog
-from pathologies.labels.contract import UNCERTAIN, UNKNOWN
+from pathologies.findings.catalog import find_pathology, load_catalog
+from pathologies.findings.pathology import Pathology
+from pathologies.labels.frame import UNCERTAIN, UNKNOWN
 from pathologies.table_files import read_csv_file, read_parquet_file
 
 ID_NAMES = ("study", "study_id", "path", "image", "image_id", "image index", "imageid", "image_path", "filename")

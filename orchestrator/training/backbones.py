@@ -17,7 +17,7 @@ from orchestrator.code_package import CHECKOUT
 from pathologies.errors import InputError
 
 WELL_KNOWN = (
-    "plain",  # models/network/small_cnn.py; the others are timm's
+    "plain",  # models/network/architecture.py; the others are timm's
     "resnet10t", "resnet14t", "resnet18", "resnet26", "resnet34", "resnet50", "resnet101", "resnet152", "resnet18d",
     "resnet34d", "resnet50d", "resnetv2_50", "wide_resnet50_2", "resnext50_32x4d", "seresnet50",
     "densenet121", "densenet161", "densenet169", "densenet201",

@@ -17,7 +17,7 @@ from types import ModuleType
 from typing import Any
 
 from models.files.layout import DatasetPaths, append_json_line, read_json, write_json
-from models.files.retry import Patience
+from models.files.retry import Retry
 from orchestrator.storage.object_store import is_remote
 from orchestrator.storage.scratch import locked_alone
 from orchestrator.storage.workspace import DrivenRun
@@ -258,7 +258,7 @@ def _resident_bytes() -> int:
 
 def record(run: DrivenRun, event: dict[str, Any]) -> None:
     line = {"time": round(time.time(), 3), "driver": os.getpid(), **event}
-    Patience().write(partial(append_json_line, run.ledger, line), run.ledger)
+    Retry().write(partial(append_json_line, run.ledger, line), run.ledger)
     run.publish(run.ledger)
 
 

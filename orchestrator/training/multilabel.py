@@ -14,7 +14,7 @@ from models.config import TrainConfig
 from orchestrator.datasets.labelled import Material, usable_views
 from orchestrator.training.target_files import taught_column
 from pathologies.errors import InputError
-from pathologies.labels.resolution import LabelPolicy
+from pathologies.findings.policy import LabelPolicy
 
 SHARED = "shared"  # the folder in a run, and the first half of a job's name
 

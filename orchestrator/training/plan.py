@@ -28,8 +28,9 @@ from orchestrator.training.ray_session import own_cluster
 from orchestrator.training.target_files import write_targets
 from orchestrator.training.tuned_settings import tuned_settings
 from pathologies.errors import InputError
-from pathologies.findings.catalog import CHEXPERT_TARGETS, Pathology, find_pathology
-from pathologies.labels.resolution import LabelPolicy
+from pathologies.findings.catalog import CHEXPERT_TARGETS, find_pathology
+from pathologies.findings.pathology import Pathology
+from pathologies.findings.policy import LabelPolicy
 
 UNTUNED = "not tuned: its usual settings"
 

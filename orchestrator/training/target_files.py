@@ -15,7 +15,9 @@ from models.config import TrainConfig
 from models.data.targets import PARTS, Targets
 from models.files.layout import TargetPaths
 from orchestrator.datasets.labelled import Material, usable_views
-from pathologies.labels.resolution import LabelPolicy, resolve, training_contract
+from pathologies.findings.policy import LabelPolicy
+from pathologies.labels.contract import training_contract
+from pathologies.labels.resolution import resolve
 from pathologies.labels.sample_weights import combination_of, target_weights, vector_weights
 
 

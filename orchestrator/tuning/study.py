@@ -32,7 +32,7 @@ from orchestrator.tuning.trials import (
     stop_trial,
 )
 from pathologies.errors import InputError
-from pathologies.labels.resolution import raw_labels
+from pathologies.labels.frame import raw_labels
 
 FORMAT = "hilum-search/1"
 BEFORE = {"recipe_version": 1, "card": "bf16"}  # of a search whose `search.json` does not say

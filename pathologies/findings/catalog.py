@@ -5,23 +5,12 @@ Goes in: the `<slug>.toml` files beside this module and, if a user names one, th
 policies), by the command line (`find_pathology`) and by the page of findings.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 
-from pathologies.errors import InputError
-from pathologies.findings.pathology import NAME_SOURCES, Pathology, read_pathology
-from pathologies.labels.contract import did_you_mean
-
-__all__ = [
-    "CHEXPERT_TARGETS",
-    "NAME_SOURCES",
-    "Pathology",
-    "descendants",
-    "find_pathology",
-    "load_catalog",
-    "source_names",
-]
+from pathologies.errors import InputError, did_you_mean
+from pathologies.findings.pathology import Pathology, read_pathology
 
 CHEXPERT_TARGETS = (
     "enlarged_cardiomediastinum",
@@ -90,14 +79,25 @@ def source_names(source: str, catalog: Mapping[str, Pathology] | None = None) ->
     return meaning
 
 
-def descendants(slug: str, catalog: Mapping[str, Pathology]) -> tuple[str, ...]:
-    """Every finding that implies `slug`, directly or through others, in catalogue order."""
+def parents_of(catalog: Mapping[str, Pathology]) -> dict[str, tuple[str, ...]]:
+    """slug -> the findings that are present whenever it is."""
+    return {slug: pathology.parents for slug, pathology in catalog.items()}
+
+
+def descendants(slug: str, parents: Mapping[str, Sequence[str]]) -> list[str]:
+    """Every finding that implies `slug`, directly or through others, in the order of `parents`.
+
+    Errors: InputError for a finding that implies itself.
+    """
     found: set[str] = set()
     frontier = {slug}
     while frontier:
-        frontier = {p.slug for p in catalog.values() if frontier & set(p.parents)} - found
+        frontier = {child for child, above in parents.items() if frontier & set(above)} - found
         found |= frontier
-    return tuple(name for name in catalog if name in found)
+    below = [child for child in parents if child in found]
+    if slug in found:
+        raise InputError(f"The parents go in a circle: {slug} lies below itself by way of {', '.join(below)}.")
+    return below
 
 
 @lru_cache(maxsize=1)
@@ -113,10 +113,12 @@ def _checked(catalog: dict[str, Pathology], files: dict[str, Path]) -> dict[str,
         for parent in pathology.parents:
             if parent not in catalog:
                 raise InputError(f"{file}: key 'parents' names '{parent}'.{did_you_mean(parent, catalog)}")
-        if slug in descendants(slug, catalog):
+        try:
+            descendants(slug, parents_of(catalog))
+        except InputError:
             raise InputError(
                 f"{file}: key 'parents' is {list(pathology.parents)}, which makes '{slug}' its own parent."
-            )
+            ) from None
         if pathology.parents and not pathology.parents_reason:
             raise InputError(f"{file}: key 'parents_reason' is missing. Required where 'parents' is not empty.")
         _check_names(file, pathology, catalog)

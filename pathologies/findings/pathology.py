@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pathologies.errors import InputError
-from pathologies.labels.contract import LabelPolicy, did_you_mean
+from pathologies.errors import InputError, did_you_mean
+from pathologies.findings.policy import LabelPolicy
 
 NAME_SOURCES = ("chexpert", "nih", "mimic", "vindr", "padchest", "table")
 LAST_IN_REPORT = 1000

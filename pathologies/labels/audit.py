@@ -13,8 +13,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from pathologies.findings.catalog import Pathology
-from pathologies.labels.resolution import LabelContract, raw_labels, resolve, training_contract
+from pathologies.findings.pathology import Pathology
+from pathologies.labels.contract import LabelContract, training_contract
+from pathologies.labels.frame import raw_labels
+from pathologies.labels.resolution import resolve
 from pathologies.labels.sample_weights import combination_of
 
 AUDIT_HEADER = (
@@ -59,7 +61,8 @@ def audit_labels(
 ) -> dict:
     """Count a label frame; without a contract, each finding's own training policy and closure apply.
 
-    `labelled` ({source: slugs}) as in `labels.resolve`; `dropped` and `notes` (of filters and readers) are passed on.
+    `labelled` ({source: slugs}) as in `resolution.resolve`; `dropped` and `notes` (of filters and readers) are passed
+    on.
     """
     if contract is None:
         contract = training_contract(catalog, [slug for slug in catalog if slug in frame.columns])

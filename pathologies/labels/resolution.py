@@ -17,35 +17,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pathologies.errors import InputError
-from pathologies.findings.catalog import Pathology, descendants
-from pathologies.labels.contract import (
-    REFERENCE_POLICY,
-    UNCERTAIN,
-    UNKNOWN,
-    LabelContract,
-    LabelPolicy,
-    did_you_mean,
-    reference_contract,
-    training_contract,
-)
+from pathologies.errors import InputError, did_you_mean
+from pathologies.findings.catalog import descendants, parents_of
+from pathologies.findings.pathology import Pathology
+from pathologies.findings.policy import LabelPolicy
+from pathologies.labels.contract import LabelContract
+from pathologies.labels.frame import UNCERTAIN, UNKNOWN, raw_labels
 
 if TYPE_CHECKING:
     import pandas as pd
-
-__all__ = [
-    "REFERENCE_POLICY",
-    "UNCERTAIN",
-    "UNKNOWN",
-    "LabelContract",
-    "LabelPolicy",
-    "Resolved",
-    "raw_labels",
-    "reference_contract",
-    "resolve",
-    "soft_draws",
-    "training_contract",
-]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,24 +80,6 @@ def resolve(
     return _resolved(raw, values, {**rules, "explicit_unknown": unknown, "not_labelled": ~known_source})
 
 
-def raw_labels(frame: "pd.DataFrame", slug: str) -> np.ndarray:
-    """The raw column of a finding as float32; a missing column or an impossible label is an InputError."""
-    if slug not in frame.columns:
-        raise InputError(
-            f"The label frame has no column '{slug}': its source does not label that finding. "
-            f"Columns: {', '.join(frame.columns)}."
-        )
-    raw = frame[slug].to_numpy(dtype=np.float32, na_value=np.nan)
-    wrong = ~(np.isnan(raw) | (raw == UNCERTAIN) | (raw == UNKNOWN) | ((raw >= 0) & (raw <= 1)))
-    if wrong.any():
-        row = int(np.flatnonzero(wrong)[0])
-        raise InputError(
-            f"Column '{slug}', image '{frame['image_id'].iloc[row]}': label {raw[row]:g} in {int(wrong.sum())} row(s). "
-            "Allowed: 1, 0, -1 (uncertain), -2 (unknown), blank, or a soft label between 0 and 1."
-        )
-    return raw
-
-
 def soft_draws(image_ids: Sequence[str], slug: str, seed: int) -> np.ndarray:
     """A number in [0, 1) for each image, float64, from a hash of (seed, slug, image_id): rows have no order."""
     key = hashlib.blake2b(f"{seed}\0{slug}".encode(), digest_size=32).digest()
@@ -146,7 +108,7 @@ def _implied(frame: "pd.DataFrame", slug: str, catalog: Mapping[str, Pathology])
     if slug not in catalog:
         raise InputError(f"Unknown finding '{slug}'.{did_you_mean(slug, catalog)}")
     implied = np.zeros(len(frame), bool)
-    for child in descendants(slug, catalog):
+    for child in descendants(slug, parents_of(catalog)):
         if child in frame.columns:
             implied |= raw_labels(frame, child) == 1
     return implied

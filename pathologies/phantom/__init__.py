@@ -6,3 +6,5 @@ In: a `PhantomConfig`: patients, seed, size, prevalence, style of the labels. Ou
 it), `films` (one film from build to pixels), then what it draws: `anatomy`, `findings`, `lateral`, `devices`, all with
 `canvas`.
 """
+
+__all__ = ["writer"]

@@ -1,7 +1,7 @@
 """Drawing tools of the phantom: coordinates, soft edges, noise and strokes on a film.
 
-In: sizes and random generators. Out: float32 arrays. Called by anatomy.py, findings.py,
-lateral.py. Smooth parts are computed on a coarse grid (half the film); strokes and noise on the film itself.
+In: sizes and random generators. Out: float32 arrays. Called by anatomy.py, findings.py, lateral.py and
+devices.py. Smooth parts are computed on a coarse grid (half the film); strokes and noise on the film itself.
 """
 
 from dataclasses import dataclass, field

@@ -1,7 +1,7 @@
 """CheXpert (Irvin et al., AAAI 2019): `train.csv`, `valid.csv` and the test labels, full release and -small.
 
 Goes in: a table with a `Path` per image (or, as in the published test labels, a `Study` per examination) and fourteen
-label columns of 1, 0, -1 and empty. Comes out: the label frame. Called through `sources.read_labels`.
+label columns of 1, 0, -1 and empty. Comes out: the label frame. Called through `registry.read_labels`.
 
 Any path prefix is accepted: what counts begins at `train/`, `valid/` or `test/`. An age of 0 stands for a hidden or
 unknown age (the patients are adults) and is read as unknown.

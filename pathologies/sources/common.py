@@ -1,10 +1,9 @@
 """What every label reader shares: the frame that it fills, reading tables by column name, and finding image files.
 
 Goes in: a CSV file (gzipped or not) and, where it is at hand, the folder of its images. Comes out: columns of the label
-frame, or an error that names file, row, what was found and what is allowed. Called by the `sources_*` readers.
+frame, or an error that names file, row, what was found and what is allowed. Called by the readers beside it.
 """
 
-import difflib
 import os
 import warnings
 import zlib
@@ -15,21 +14,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from pathologies.errors import InputError
+from pathologies.errors import InputError, nearest
+from pathologies.labels.frame import META_COLUMNS
 
-META_COLUMNS = (
-    "image_id",
-    "patient_id",
-    "study_id",
-    "view",
-    "projection",
-    "age",
-    "sex",
-    "path",
-    "official_split",
-    "source",
-    "no_finding",
-)
 RAW_VALUES = "1, 0, -1 (uncertain) or empty (not mentioned)"
 MOST_AGE = 120.0
 UNREADABLE = (UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError, EOFError, OSError, zlib.error)
@@ -37,7 +24,7 @@ UNREADABLE = (UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataErro
 
 @dataclass(frozen=True, kw_only=True)
 class SourceFrame:
-    frame: pd.DataFrame  # META_COLUMNS, then a float32 column per finding, as policy.LABEL_CODES; one row per image
+    frame: pd.DataFrame  # META_COLUMNS, then a float32 column per finding, coded as LABEL_CODES; one row per image
     findings: tuple[str, ...]  # slugs that the source labels, in the catalogue's order
     dropped: pd.DataFrame  # columns image, reason: rows of the label file that are not in the frame
     notes: tuple[str, ...]  # what was read otherwise than it is written, in sentences
@@ -106,8 +93,7 @@ def find_column(header: Sequence[str], names: Sequence[str], path: Path, *, requ
         return found[0]
     if not required:
         return None
-    near = difflib.get_close_matches(names[0], header, n=1)
-    hint = f" Did the file mean '{near[0]}'?" if near else ""
+    hint = nearest(names[0], header, "Did the file mean")
     raise InputError(f"{path}: no column {' or '.join(map(repr, names))}.{hint} The file has: {', '.join(header)}.")
 
 

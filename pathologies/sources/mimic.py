@@ -2,7 +2,7 @@
 
 Goes in: `mimic-cxr-2.0.0-chexpert.csv.gz` (or `-negbio`, or the radiologists' `mimic-cxr-2.1.0-test-set-labeled.csv`),
 a row per study, with `-metadata` and `-split` beside it, a row per image. Comes out: the label frame. Called through
-`sources.read_labels`.
+`registry.read_labels`.
 
 Age and sex are not in MIMIC-CXR-JPG. A view position that is empty (some 15,800 images) or oblique stays unknown.
 """

@@ -1,18 +1,17 @@
 """NIH ChestX-ray14 (Wang et al., CVPR 2017): `Data_Entry_2017.csv` and `Data_Entry_2017_v2020.csv`.
 
 Goes in: a row per image with its findings as one cell, 'Effusion|Mass'. Comes out: the label frame, in which a finding
-that is not listed is 0, as the authors mean it. Called through `sources.read_labels`.
+that is not listed is 0, as the authors mean it. Called through `registry.read_labels`.
 
 All films are frontal. The official lists (`train_val_list.txt`, `test_list.txt`) are an option.
 """
 
-import difflib
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from pathologies.errors import InputError
+from pathologies.errors import InputError, nearest
 from pathologies.sources import common
 from pathologies.sources.common import ReadRequest, SourceFrame
 
@@ -95,8 +94,7 @@ def _findings(cells: pd.Series, request: ReadRequest, notes: list[str]) -> tuple
     unknown = {cell: tokens - known for cell, tokens in distinct.items() if tokens - known}
     if unknown:
         token = sorted(next(iter(unknown.values())))[0]
-        near = difflib.get_close_matches(token, known, n=1)
-        hint = f" Did the file mean '{near[0]}'?" if near else ""
+        hint = nearest(token, known, "Did the file mean")
         allowed = f"tokens separated by '|' out of {', '.join((*TOKENS, NO_FINDING))}.{hint}"
         common.refuse_values(cells.rename("Finding Labels"), cells.isin(unknown).to_numpy(), request.labels, allowed)
     clear = common.plain(NO_FINDING)

@@ -5,21 +5,19 @@ Goes in: the name of a source, its label file, the folder of its images and the 
 by anyone who wants labels without images.
 """
 
-import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from pathologies.errors import InputError
+from pathologies.errors import InputError, did_you_mean
+from pathologies.findings.catalog import load_catalog
 from pathologies.sources.chexpert import read_chexpert
-from pathologies.sources.common import META_COLUMNS, ReadRequest, SourceFrame
+from pathologies.sources.common import ReadRequest, SourceFrame
 from pathologies.sources.mimic import read_mimic
 from pathologies.sources.nih import read_nih
 from pathologies.sources.padchest import read_padchest
 from pathologies.sources.table import read_mapped_table
 from pathologies.sources.vindr import read_vindr
-
-__all__ = ["META_COLUMNS", "SOURCES", "Source", "SourceFrame", "read_labels"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,9 +83,7 @@ def find_source(name: str) -> Source:
     """The row of SOURCES; an unknown name is an error that offers the nearest."""
     if name in SOURCES:
         return SOURCES[name]
-    near = difflib.get_close_matches(name, SOURCES, n=1)
-    hint = f" Did you mean '{near[0]}'?" if near else ""
-    raise InputError(f"Unknown source '{name}'.{hint} Known: {', '.join(SOURCES)}.")
+    raise InputError(f"Unknown source '{name}'.{did_you_mean(name, SOURCES)}")
 
 
 def read_labels(
@@ -117,8 +113,6 @@ def read_labels(
 def _names_in(source_name: str, catalog: Mapping[str, object] | None) -> dict[str, tuple[str, ...]]:
     """slug -> how the source writes it; for a mapped table every slug, since its mapping names the columns."""
     if catalog is None:
-        from pathologies.findings.catalog import load_catalog
-
         catalog = load_catalog()
     if source_name == "table":
         return {slug: () for slug in catalog}

@@ -17,10 +17,9 @@ Goes in: a CSV file with a row per image, and a mapping such as
     [findings]                       # slug = column
     pneumonia = "Pneu"
 
-Comes out: the label frame. Called through `sources.read_labels`.
+Comes out: the label frame. Called through `registry.read_labels`.
 """
 
-import difflib
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -28,8 +27,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from pathologies.errors import InputError
-from pathologies.labels.contract import UNCERTAIN, UNKNOWN
+from pathologies.errors import InputError, nearest
+from pathologies.labels.frame import UNCERTAIN, UNKNOWN
 from pathologies.sources import common
 from pathologies.sources.common import ReadRequest, SourceFrame
 
@@ -103,8 +102,7 @@ def _read_mapping(file: Path, request: ReadRequest) -> dict:
 def _allow_keys(file: Path, where: str, given: Mapping, allowed: Mapping | tuple) -> None:
     for key in given:
         if key not in allowed:
-            near = difflib.get_close_matches(str(key), list(allowed), n=1)
-            hint = f" Did you mean '{near[0]}'?" if near else ""
+            hint = nearest(str(key), allowed)
             raise InputError(f"{file}: unknown key '{key}' in {where}.{hint} Allowed: {', '.join(allowed)}.")
 
 

@@ -4,7 +4,7 @@ Goes in: one of
 - `image_labels_train.csv`, a row per image and radiologist with 28 columns of 0 and 1, or `image_labels_test.csv`, a
   row per image with the consensus of five;
 - `annotations_train.csv` / `annotations_test.csv`, a row per box with the class name, or Kaggle's `train.csv`.
-Comes out: the label frame, with the readers' votes resolved into image labels. Called through `sources.read_labels`.
+Comes out: the label frame, with the readers' votes resolved into image labels. Called through `registry.read_labels`.
 
 Each training image was read by three of seventeen radiologists. By default two of them make a finding present (1), one
 leaves it uncertain (-1), none makes it absent (0). Boxes hold the 22 local findings only (Kaggle: 14 of them); a

@@ -2,6 +2,8 @@
 
 In: a label frame and the findings to balance; for duplicates also the cached pixels. Out: a part name per row, pairs of
 the same film in different parts, a split to give away under salted names. From elsewhere `assignment` (`assign_parts`,
-`official_parts`, `check_disjoint`, `split_hash`, `PARTS`), `duplicates` and `sharing` are imported. Read `assignment`,
-then `stratification` (the arithmetic below it), `duplicates`, `sharing`.
+`official_parts`, `check_disjoint`, `split_hash`, `PARTS`), `duplicates` and `shared_split` are imported. Read
+`assignment`, then `stratification` (the arithmetic below it), `duplicates`, `shared_split`.
 """
+
+__all__ = ["assignment", "duplicates", "shared_split"]

@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from pathologies.errors import InputError
-from pathologies.labels.contract import UNKNOWN
+from pathologies.labels.frame import UNKNOWN
 from pathologies.splits import stratification as stratify
 
 PARTS = ("train", "select", "calibrate", "test")

@@ -34,19 +34,19 @@ PAIR_COLUMNS = ("first", "second", "kind", "correlation")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Leaks:
+class Duplicates:
     pairs: pd.DataFrame  # first, second (rows; first lies in the earlier part), kind, correlation
     keep: np.ndarray  # bool per row: False for images that are dropped
     dropped: pd.DataFrame  # row, image, part, reason
 
 
-def find_leaks(
+def duplicates_between_parts(
     frame: pd.DataFrame,
     parts: np.ndarray | pd.Series,
     images: np.ndarray,
     *,
     on_progress: Callable[[int, int], None] | None = None,
-) -> Leaks:
+) -> Duplicates:
     """Pairs of the same film in different parts, and what to drop: of each pair the image in the later part."""
     parts = np.asarray(parts, dtype=str)
     if not len(frame) == len(parts) == len(images):
@@ -65,7 +65,7 @@ def find_leaks(
         for kind, first in zip(once["kind"], once["first"], strict=True)
     ]
     dropped = pd.DataFrame({"row": rows, "image": name[rows], "part": parts[rows], "reason": reasons})
-    return Leaks(pairs=pairs, keep=keep, dropped=dropped)
+    return Duplicates(pairs=pairs, keep=keep, dropped=dropped)
 
 
 def find_duplicates(

@@ -1,7 +1,7 @@
-"""Iterative stratification of patients, the arithmetic below `splits`.
+"""Iterative stratification of patients, the arithmetic below `assignment`.
 
 Goes in: the label frame, then the counts of positives per patient and the shares of the parts. Comes out: a part number
-per patient. Called by `splits` alone, which speaks of part names, folds and rows.
+per patient. Called by `assignment` alone, which speaks of part names, folds and rows.
 """
 
 import hashlib
@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from pathologies.errors import InputError
-from pathologies.labels.contract import UNKNOWN
+from pathologies.labels.frame import UNKNOWN
 
 MOST_STEPS = 1_000  # moves and swaps of the refinement
 MOST_PAIRS = 500_000  # swaps are tried between two parts with fewer pairs of patients than this

@@ -1,22 +1,16 @@
-"""The live table of a run: every target's state, epoch, loss, select AUC, images/s and remaining time.
+"""What is going on, as lines of text: an event in, a sentence out.
 
-In: the launcher's events. Out: a table that is drawn anew on a terminal; elsewhere one line per event. Called by
-`hilum train`.
+In: the events of a run, a search, a preparation. Out: what is known of each of a run's jobs, and a line per event.
+Called by the commands, whose live table shows the same lines, and by the Python API, where progress is asked for.
 """
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Any
-
-from rich.console import Console
-from rich.live import Live
-from rich.table import Table
-from rich.text import Text
 
 from orchestrator.formatting import cell
 
+OnEvent = Callable[[dict[str, Any]], None]
 COLUMNS = ("target", "state", "epoch", "train loss", "select AUC", "images/s", "remaining", "note")
 
 
@@ -30,7 +24,6 @@ class Line:
     epoch: int = 0
     row: dict[str, Any] | None = None
     note: str = ""
-    began: float = 0.0
 
     def remaining(self) -> str:
         if self.state != "training" or not self.row:
@@ -39,28 +32,14 @@ class Line:
         return f"{int(seconds // 60)}:{int(seconds % 60):02d}"
 
 
-class Board:
-    """Follows events; use as a context manager and hand `board.on_event` to the launcher."""
+class RunProgress:
+    """Follows the events of a run; `lines` has a Line per job."""
 
-    def __init__(self, console: Console, say: Callable[[str], None]) -> None:
+    def __init__(self) -> None:
         self.lines: dict[str, Line] = {}
-        self.say = say
-        self.live = (
-            Live(console=console, get_renderable=self.table, refresh_per_second=2) if console.is_terminal else None
-        )
 
-    def __enter__(self) -> "Board":
-        if self.live:
-            self.live.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self.live:
-            self.live.stop()
-
-    def on_event(self, event: dict[str, Any]) -> None:
+    def take(self, event: dict[str, Any]) -> str:
+        """Note one event of `orchestrator.training.launch.train_run`; returns it as a line of text."""
         line = self.lines.get(event["job"])
         if event["event"] == "planned":
             line = self.lines[event["job"]] = Line(job=event["job"], epochs=event["epochs"], note=event.get("note", ""))
@@ -68,7 +47,7 @@ class Board:
                 _finish(line, event["outcome"])
                 line.note = "was finished already"
         elif event["event"] == "started":
-            line.state, line.began = "training", time.monotonic()
+            line.state = "training"
             if (event["attempt"] or 1) > 1:
                 line.note = f"attempt {event['attempt']}"
         elif event["event"] == "epoch":
@@ -77,14 +56,7 @@ class Board:
             line.state, line.note = "waiting", event["why"]
         elif event["event"] == "finished":
             _finish(line, event["outcome"])
-        if not self.live:
-            self.say(describe(line, event["event"]))
-
-    def table(self) -> Table:
-        table = Table(*COLUMNS, box=None, pad_edge=False)
-        for line in self.lines.values():
-            table.add_row(*map(Text, cells(line)))  # an error's sentence may hold brackets, which are no markup here
-        return table
+        return describe(line, event["event"])
 
 
 def cells(line: Line) -> list[str]:
@@ -119,3 +91,40 @@ def _finish(line: Line, outcome: dict[str, Any]) -> None:
     line.note = f"best epoch {outcome['best_epoch']}"
     if outcome.get("selection_rule") not in (None, "auc"):
         line.note += f", by {outcome['selection_rule']}"
+
+
+def describe_trial(event: dict[str, Any]) -> str:
+    """One finished trial of a search as one line of text."""
+    outcome, best = event["outcome"], event["best"]
+    score = outcome.get("select_score")
+    result = f", select {score:.3f}" if score is not None else f" ({(outcome.get('error') or '')[:200]})"
+    leader = f", best {best.score:.3f} (trial {best.number})" if best else ""
+    progress = f"{event['finished']} of {event['trials']}"
+    return f"{event['slug']}: trial {event['number']} {outcome['status']}{result}{leader}, {progress}"
+
+
+class Lines:
+    """Every event as a line of text, for a notebook or a script; of what is counted, a line at each tenth."""
+
+    def __init__(self, say: Callable[[str], None], what: str) -> None:
+        self.say, self.what = say, what
+        self.run, self.tenth = RunProgress(), 0
+
+    def __call__(self, event: dict[str, Any]) -> None:
+        if event["event"] == "progress":
+            done, total = event["done"], event["total"]
+            tenth = 10 * done // total if total else 10
+            if tenth != self.tenth:
+                self.tenth = tenth
+                self.say(f"{self.what}: {done} of {total}")
+        elif event["event"] == "trial":
+            self.say(describe_trial(event))
+        else:
+            self.say(event["message"] if "message" in event else self.run.take(event))
+
+
+def listener(progress: bool | OnEvent, what: str, say: Callable[[str], None]) -> OnEvent:
+    """Who hears the events: nobody, `say` line by line, or a function of one's own, event by event."""
+    if callable(progress):
+        return progress
+    return Lines(say, what) if progress else lambda event: None

@@ -3,8 +3,8 @@
 Goes in: the frames of prepared data sets with their parts and the findings that each source labels. Comes out: one
 frame with the union of the columns, rows in the order of the inputs, so that the image caches are joined end to end.
 A finding that a source does not label is UNKNOWN there and missing from that source's list; either makes it unknown
-under every label policy (in merges of before it is NaN there, and the list alone does). Called by the merge command;
-the leak check of `leaks` belongs after it.
+under every label policy (in merges of before it is NaN there, and the list alone does). Called by
+`orchestrator.datasets.merge`, which then looks for films that lie in two parts (`splits.duplicates`).
 """
 
 import re
@@ -15,8 +15,7 @@ import numpy as np
 import pandas as pd
 
 from pathologies.errors import InputError
-from pathologies.labels.contract import UNKNOWN
-from pathologies.sources.common import META_COLUMNS
+from pathologies.labels.frame import META_COLUMNS, UNKNOWN
 from pathologies.splits.assignment import check_disjoint
 
 # Data sets that hold the same films: (one, other, how they hang together).
@@ -83,7 +82,7 @@ def overlap_notes(sources: Sequence[str]) -> list[str]:
         if first and second:
             notes.append(
                 f"'{first[0]}' and '{second[0]}' hold the same films: {why}. A film, or a patient under another name, "
-                "can lie in two parts: check for leaks, or leave one of them out."
+                "can lie in two parts: look for duplicates, or leave one of them out."
             )
     return notes
 

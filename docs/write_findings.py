@@ -1,8 +1,7 @@
 """The page of findings for radiologists: what a 1 means here and why, with synthetic films that show the sign.
 
-Goes in: the catalogue. Comes out: the text of `docs/findings.md` and the pictures beside it. Called by
-`python -m pathologies.findings.page docs` after a TOML file has changed; a test compares the page with the
-catalogue.
+In: the catalogue. Out: the text of `docs/findings.md` and the pictures beside it. Run by hand, as
+`python docs/write_findings.py`, after a TOML file has changed; a test compares the page with the catalogue.
 """
 
 import sys
@@ -12,7 +11,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from pathologies.findings.catalog import CHEXPERT_TARGETS, Pathology, descendants, load_catalog
+from pathologies.findings.catalog import CHEXPERT_TARGETS, descendants, load_catalog, parents_of
+from pathologies.findings.pathology import Pathology
+from pathologies.phantom.writer import render_example
 
 PICTURE_SIZE = 320
 SOURCE_TITLES = {
@@ -28,7 +29,7 @@ HEAD = """\
 
 What a 1 in a label file means to hilum, finding by finding: the definition, what is looked for on the film, what the
 finding implies, and how an uncertain or missing label is read. This page is made from the files
-`pathologies/findings/*.toml`; change those, then run `python -m pathologies.findings.page docs`.
+`pathologies/findings/*.toml`; change those, then run `python docs/write_findings.py`.
 
 Four things hold for every finding.
 
@@ -83,7 +84,7 @@ def _section(pathology: Pathology, catalog: Mapping[str, Pathology]) -> str:
     if pathology.parents:
         names = " and ".join(catalog[parent].name for parent in pathology.parents)
         parts += [f"**Implies** {names}. {pathology.parents_reason}", ""]
-    implied_by = [catalog[slug].name for slug in descendants(pathology.slug, catalog)]
+    implied_by = [catalog[slug].name for slug in descendants(pathology.slug, parents_of(catalog))]
     if implied_by:
         parts += [f"**Implied by** {', '.join(implied_by)}.", ""]
     policy = pathology.policy
@@ -114,12 +115,10 @@ def _listed(words: list[str]) -> str:
 
 def _film_pair(slug: str) -> np.ndarray:
     """The film without and the film with the finding, side by side with a white line between."""
-    from pathologies.phantom.writer import render_example
-
     without, with_finding = render_example(slug, seed=0, size=PICTURE_SIZE)
     line = np.full((without.shape[0], 4), 255, np.uint8)
     return np.hstack([without, line, with_finding])
 
 
 if __name__ == "__main__":
-    write_findings_page(Path(sys.argv[1]) if len(sys.argv) > 1 else Path("docs"))
+    write_findings_page(Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parent)
