@@ -1,7 +1,10 @@
 """A DATASET: made from a label file and images, opened and checked, joined with others.
 
 In: a `PrepareRequest`, or complete DATASET folders. Out: a DATASET folder, `manifest.json` last; an opened `Dataset`.
-From elsewhere are imported `dataset` (`load_dataset`, `Dataset`, `hash_file`, `usable_views`), `folds`, `prepare`
-(`PrepareRequest`, `prepare`), `merge` and `audit_plots`, the last three by the command line alone. Read `prepare` (all
-steps in order), `decoding` (films into shards), `manifest`, `dataset`, `folds`, `merge`, `audit_plots`.
+From elsewhere are imported `dataset` (`load_dataset`, `Dataset`, `hash_file`), `labelled` (`Material`, `usable_views`),
+`folds`, `request` (`PrepareRequest`), `prepare`, `merge` and `audit_plots`, the last four by the command line alone.
+Read `request` (what can be asked for), `prepare` (all steps in order), `decoding` (films into shards), `manifest`,
+`dataset`, `folds`, `labelled` (with its labels and their truth), `merge`, `audit_plots`.
 """
+
+__all__ = ["audit_plots", "dataset", "folds", "labelled", "merge", "prepare", "request"]

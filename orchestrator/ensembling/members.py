@@ -5,7 +5,6 @@ Called by the ensembler, by `replace` and by comparisons of runs; what the netwo
 """
 
 import dataclasses
-import hashlib
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from models.data.targets import Targets
 from models.files.layout import BundlePaths, RunPaths, TargetPaths, publishing, read_json
 from models.statistics.metrics import divide
 from models.statistics.reliability import log_odds
+from orchestrator.datasets.dataset import hash_file
 from pathologies.errors import InputError
 
 USES = ("both", "single", "shared")  # which networks of a run are members: of a finding's own, of shared ones
@@ -160,14 +160,14 @@ def _outputs(slug: str, member: int, paths: TargetPaths, outcome: Mapping[str, A
 
 def copy_weights(one: Trained, out: BundlePaths) -> dict[str, Any]:
     """Copy a member's weights into a bundle; returns its entry in `models`."""
-    goal = out.shared_weights(one.member, hash_of(one.weights)) if one.outputs else out.weights(one.slug, one.name)
+    goal = out.shared_weights(one.member, hash_file(one.weights)) if one.outputs else out.weights(one.slug, one.name)
     if not (one.outputs and goal.exists()):  # a shared network is copied once for all its findings
         with publishing(goal) as temporary:
             shutil.copyfile(one.weights, temporary)
     kind = one.outcome.get("architecture") or {"name": one.config["backbone"], "args": {}}  # runs of before: no args
     return {
         "file": str(goal.relative_to(out.root)),
-        "sha256": hash_of(goal),
+        "sha256": hash_file(goal),
         "member": one.member,
         "snapshot": one.snapshot,  # the epoch of a snapshot of the member's training; 0: its best weights
         "column": one.column,  # which output of the network
@@ -205,7 +205,3 @@ def taught_prior(one: Trained, calibrate_share: float) -> dict[str, Any]:
         prior["taught_share"] = divide(ill, ill + float(drawn @ (1 - value)))
         prior["log_odds_to_correct"] = float(log_odds(calibrate_share) - log_odds(prior["taught_share"]))
     return prior
-
-
-def hash_of(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
