@@ -27,6 +27,7 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
     "sampler": ("natural", "balanced", "label_vector"),
     "precision": ("auto", "fp32", "bf16", "fp16"),
     "standardise": ("dataset", "film_inside", "local_inside", "film", "local"),
+    "epoch_choice": ("best", "last"),
 }
 AT_LEAST: Mapping[str, float] = {
     "epochs": 1,
@@ -52,18 +53,19 @@ AT_LEAST: Mapping[str, float] = {
     "watchdog_minutes": 0,
     "storage_minutes": 0,
     "recipe_version": 1,
+    "branch_epoch": 0,
 }
 # How a training is kept safe: no part of what it computes, so they may change at any time.
 UPKEEP = ("checkpoint_minutes", "watchdog_minutes", "storage_minutes")
 KINDS = ("affine_probability", "intensity_probability", "noise_probability", "mixup_probability")
 SHARES = ("dropout", "label_smoothing", "augment_probability", "warmup", "scaling", "contrast", "erasing", "averaging",
-          *KINDS)  # fmt: skip
+          "others_weight", *KINDS)  # fmt: skip
 # What a training computes from its settings. 2: the films of all batches of an update count alike, however many batches
 # there are (`accumulate`); schedule and average count updates; frozen layers keep the statistics of their batch
 # normalisation; samplers weigh the films that are drawn, and label_vector draws its minimum. A training keeps its own.
 RECIPE_VERSION = 2
 # Fields that a run of before may not know: at their default they leave its digest, and so its networks, as they are.
-LATER = ("snapshots", "standardise", "recipe_version", *KINDS)
+LATER = ("snapshots", "standardise", "recipe_version", "epoch_choice", "branch_epoch", "others_weight", *KINDS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +73,7 @@ class TrainConfig:
     backbone: str = "resnet18"  # any timm model name, hf-hub:OWNER/NAME or local-dir:FOLDER with timm's config.json
     pretrained: str = "false"  # "true": timm's weights of this backbone, or its source's; a path: a weight file of it
     init: str = ""  # start from trained weights: RUN/<slug>, RUN/shared or a .safetensors file
+    branch_epoch: int = 0  # 0: none; a shared network keeps its state after it, a finding of init=shared/K begins there
     views: str = "frontal"  # which films: frontal, lateral, all
     image_size: int | None = None  # pixels a side; none: the data set's
     standardise: str = "dataset"  # whose mean and spread: dataset, film_inside, local_inside; film, local: with border
@@ -90,6 +93,7 @@ class TrainConfig:
     loss: str = "bce"  # bce, focal (Lin et al. 2017), asymmetric (Ridnik et al. 2021)
     positive_weight: str = "none"  # weight of positives in the loss: none, balanced (negatives / positives), a number
     reduction: str = "mean"  # of a shared network, over the losses of its targets: mean, sum
+    others_weight: float = 0.0  # loss of each other finding, as a share of its own's; 1: that of a shared network
     label_smoothing: float = 0.0  # targets move this far towards 0.5
     sampler: str = "natural"  # natural, balanced (both classes alike), label_vector (rare combinations more often)
     sampler_minimum: int = 20  # label_vector: draws an epoch of every rarer combination of findings; lengthens it
@@ -107,6 +111,7 @@ class TrainConfig:
     noise_probability: float = 1.0  # share of the augmented films that get noise
     mixup: float = 0.0  # alpha of mixup (Zhang et al. 2018): films and targets are blended in pairs; 0: none
     mixup_probability: float = 1.0  # share of the batches that are blended
+    epoch_choice: str = "best"  # whose weights are kept: best of part select, or the last epoch's without any choice
     patience: int = 0  # stop after so many epochs without a better select score; 0: never
     seed: int = 0  # member k of a run uses seed + k
     threads: int = 1  # CPU threads of the training process
@@ -137,6 +142,10 @@ class TrainConfig:
             raise InputError(f"snapshots={self.snapshots} of {self.epochs} epochs: at most one of each epoch")
         if self.schedule == "cyclic" and self.snapshots < 2:
             raise InputError(f"schedule=cyclic begins anew for each snapshot: snapshots={self.snapshots} is below 2")
+        if self.branch_epoch and self.branch_epoch >= self.epochs:
+            raise InputError(f"branch_epoch={self.branch_epoch} of {self.epochs} epochs: at least one must be left")
+        if self.epoch_choice == "last" and self.patience:
+            raise InputError(f"epoch_choice=last trains to the end: patience={self.patience} must be 0")
         if self.batch_size % self.ranks or self.ranks > 1 and self.batch_size < 2 * self.ranks:
             raise InputError(f"batch_size={self.batch_size} cannot be shared equally by ranks={self.ranks}")
         if self.recipe_version > RECIPE_VERSION:

@@ -30,7 +30,8 @@ def step(network, optimiser, seed):
 
 PROGRESS = Progress(epoch=2, step=7, best_epoch=1, best_score=0.1 + 0.2, history_rows=2,
                     scores=[0.1, -1.0], truths=[1.0, 0.0], loss_sum=1 / 3, seconds=2.5,
-                    snapshots=[[2, 0.5]], batch_size=16, skipped=3, scaler={"scale": 8192.0})  # fmt: skip
+                    snapshots=[[2, 0.5]], batch_size=16, skipped=3, scaler={"scale": 8192.0}, branch=2,
+                    branched_from={"job": "shared/0", "epoch": 1, "sha256": "0" * 64})  # fmt: skip
 
 
 def test_going_on_is_as_if_nothing_had_happened(tmp_path):

@@ -35,6 +35,9 @@ def test_an_unknown_name_gives_the_nearest():
         ("positive_weight=heavy", "none, balanced or a number"),
         ("dropout=2", "between 0 and 1"),
         ("learning_rate=nan", "too small"),
+        ("epoch_choice=middle", "not one of: best, last"),
+        ("branch_epoch=12", "of 12 epochs: at least one must be left"),
+        ("others_weight=1.5", "between 0 and 1"),
     ],
 )
 def test_a_bad_value_is_a_sentence(word, message):
@@ -64,9 +67,14 @@ def test_a_later_field_at_its_default_leaves_the_digest_alone():
     """Otherwise the finished networks of a run would count as another training's after an update."""
     config = TrainConfig()
     assert config.digest() == "b6f7233d8d5ad494", "what finished runs have in their plan"
-    others = {"snapshots": 3, "standardise": "film", "recipe_version": 2}
+    others = {"snapshots": 3, "standardise": "film", "recipe_version": 2, "epoch_choice": "last", "branch_epoch": 3}
     for name in LATER:
         assert dataclasses.replace(config, **{name: others.get(name, 0.25)}).digest() != config.digest(), name
+
+
+def test_a_training_to_the_last_epoch_has_no_patience():
+    with pytest.raises(ValueError, match="patience=2 must be 0"):
+        TrainConfig(epoch_choice="last", patience=2)
 
 
 def test_config_survives_its_dict():

@@ -9,7 +9,8 @@ import models.training.loop
 from models.files.checksummed import read_checksummed
 from models.files.layout import TargetPaths
 from models.process.job import run_job
-from models.process.signals import Interrupted, end_as_by_ctrl_c, listening
+from models.process.signals import end_as_by_ctrl_c, listening
+from models.training.stop_request import Interrupted
 from tests.test_job import prepare_target, undisturbed_weights
 
 SETTINGS = {"epochs": 3, "dropout": 0.2, "accumulate": 2}

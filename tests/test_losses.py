@@ -91,3 +91,32 @@ def test_batches_of_a_group_add_up_to_its_loss(reduction):
     assert sum(parts).item() == pytest.approx(loss(TABLE, KNOWN).item(), abs=1e-6)
     apart = loss(TABLE[:1], KNOWN[:1]) + loss(TABLE[1:], KNOWN[1:])
     assert apart.item() / 2 != pytest.approx(loss(TABLE, KNOWN).item(), abs=1e-2)
+
+
+def own_loss(logit=TABLE, known=KNOWN, own=1, **settings):
+    return make_loss(TrainConfig(device="cpu", **settings), known.numpy(), own)(logit, known).item()
+
+
+@pytest.mark.parametrize("settings", [{}, {"loss": "focal", "label_smoothing": 0.1, "positive_weight": "balanced"}])
+def test_beside_others_the_own_target_counts_one_and_each_other_its_share(settings):
+    """The own one is known of every film, another of two of three, the last of none."""
+    own, other = (
+        make_loss(TrainConfig(device="cpu", **settings), KNOWN[rows, column].numpy())(
+            TABLE[rows, column], KNOWN[rows, column]
+        ).item()
+        for column, rows in ((1, [0, 1, 2]), (0, [0, 2]))
+    )
+    for share in (0.0, 0.3, 1.0):
+        expected = (own + share * other) / (1 + share)
+        assert own_loss(others_weight=share, **settings) == pytest.approx(expected, abs=1e-6)
+        total = own_loss(others_weight=share, reduction="sum", **settings)
+        assert total == pytest.approx(own + share * other, abs=1e-6)
+    assert own_loss(others_weight=1.0, **settings) == shared_loss(TABLE, **settings).item()
+    alone = own_loss(TABLE[:, [1]], KNOWN[:, [1]], own=0, others_weight=0.3, **settings)
+    assert alone == pytest.approx(own, abs=1e-6), "with one finding it is that one's loss"
+
+
+def test_beside_others_batches_of_a_group_add_up_to_its_loss():
+    loss = make_loss(TrainConfig(device="cpu", others_weight=0.3), KNOWN.numpy(), 1)
+    parts = [loss(TABLE[rows], KNOWN[rows], KNOWN) for rows in (slice(1), slice(1, 3))]
+    assert sum(parts).item() == pytest.approx(loss(TABLE, KNOWN).item(), abs=1e-6)

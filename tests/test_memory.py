@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from models.config import TrainConfig
-from orchestrator.training.memory import BACKBONES, MIB, cache_bytes, estimate
+from orchestrator.training.memory import BACKBONES, BYTES_PER_FILM, MIB, cache_bytes, estimate
 from tests.conftest import PROJECT
 
 CPU = TrainConfig(device="cpu", precision="fp32")
@@ -34,6 +34,12 @@ def test_growth():
     assert estimate(dataclasses.replace(CPU, image_size=448), 224, 1000).host == estimate(CPU, 448, 1000).host
     assert estimate(CPU, 224, 10**6).finished > small.finished
     assert small.finished < small.disk
+
+
+def test_the_state_kept_for_others_needs_room_on_the_disk():
+    plain, kept = (estimate(TrainConfig(branch_epoch=epoch), 64, 100) for epoch in (0, 2))
+    weights = plain.finished - BYTES_PER_FILM * 100
+    assert (kept.disk - plain.disk, kept.finished - plain.finished) == (12 * weights, 4 * weights)
 
 
 def test_the_card_holds_the_activations_not_the_host():

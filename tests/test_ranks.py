@@ -11,9 +11,10 @@ from torch import multiprocessing, nn
 
 from models.config import TrainConfig
 from models.data.loading import Pixels
+from models.data.targets import Targets
 from models.files.layout import AttemptPaths, TargetPaths, read_json, read_json_lines, write_json
 from models.process.job import run_job
-from models.training.distributed import Ranks, _group, share_statistics
+from models.training.distributed import Ranks, process_group, share_statistics
 from models.training.loop import Task, train_step
 from models.training.optimisation import assemble
 from orchestrator.training.resources import with_ranks
@@ -24,16 +25,25 @@ CONFIG = TrainConfig(backbone="test_resnet", batch_size=16, epochs=3, device="cp
 FILMS = 90
 
 
-def one_step(folder, ranks: int, rank: int) -> dict[str, torch.Tensor]:
+def beside_others(targets: Targets) -> Targets:
+    """Its one finding beside two of which the ranks know unlike numbers of answers."""
+    value = np.column_stack([targets.value, 1 - targets.value, targets.value])
+    value[:40, 0], value[::3, 2] = np.nan, np.nan
+    weight = (~np.isnan(value)).astype(np.float32)
+    return dataclasses.replace(targets, value=value, weight=weight, slugs=np.array([b"a", b"b", b"c"]), own=1)
+
+
+def one_step(folder, ranks: int, others: bool) -> dict[str, torch.Tensor]:
     """Gradients, loss, logits and the statistics of batch normalisation after one step."""
     torch.set_num_threads(1)
     truth = (np.random.default_rng(1).random(FILMS) < 0.4).astype(np.float32)
     films, targets = disc_films(truth), make_targets(truth)
+    targets = beside_others(targets) if others else targets
     pixels = Pixels(images=films, mean=0.45, std=0.12, size=32, device="cpu")
-    config = dataclasses.replace(CONFIG, ranks=ranks)
+    config = dataclasses.replace(CONFIG, ranks=ranks, others_weight=0.3 if others else 0.0)
     task = Task(config=config, targets=targets, pixels=pixels, paths=AttemptPaths(folder), still_wanted=lambda: None)
     chosen = targets.usable("train")[: config.batch_size]
-    machine = assemble(config, targets.value[targets.usable("train")])
+    machine = assemble(config, targets.truth(targets.usable("train")), own=targets.own)
     machine.network.train()
     loss, logit = train_step(task, machine, chosen, (0, 0, 0))
     machine.ranks.add_gradients(machine.network)
@@ -42,16 +52,17 @@ def one_step(folder, ranks: int, rank: int) -> dict[str, torch.Tensor]:
     return found | {"loss": loss, "logit": logit}
 
 
-def ranked_step(rank: int, folder) -> None:
+def ranked_step(rank: int, folder, others: bool) -> None:
     config = dataclasses.replace(CONFIG, ranks=2)
-    with _group(folder, config, rank):
-        torch.save(one_step(folder, 2, rank), folder / f"{rank}.pt")
+    with process_group(folder, config, rank):
+        torch.save(one_step(folder, 2, others), folder / f"{rank}.pt")
 
 
 @pytest.mark.slow
-def test_two_ranks_have_the_gradients_of_the_whole_batch(tmp_path):
-    multiprocessing.spawn(ranked_step, (tmp_path,), nprocs=2)
-    alone = one_step(tmp_path, 1, 0)
+@pytest.mark.parametrize("others", [False, True])
+def test_two_ranks_have_the_gradients_of_the_whole_batch(tmp_path, others):
+    multiprocessing.spawn(ranked_step, (tmp_path, others), nprocs=2)
+    alone = one_step(tmp_path, 1, others)
     first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
     for name, value in alone.items():
         assert torch.equal(first[name], second[name]), name

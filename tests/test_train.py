@@ -57,7 +57,7 @@ def gradients(machine):
 def updates_of(monkeypatch, task, films=96, look=gradients):
     """What `look` sees of the machine before each update of an epoch, and how many films it was given."""
     positions = task.targets.usable("train")[:films]
-    machine, seen = assemble(task.config, task.targets.truth(positions)), []
+    machine, seen = assemble(task.config, task.targets.truth(positions), own=task.targets.own), []
 
     def watched(machine, config, update):
         seen.append(look(machine))
@@ -102,11 +102,14 @@ def test_the_recipe_of_before_counts_a_smaller_group_less(monkeypatch, tmp_path)
         torch.testing.assert_close(found, torch.stack(group).sum(0) / 4, rtol=1e-4, atol=1e-7)
 
 
-@pytest.mark.parametrize("targets", ["single", "shared"])
+@pytest.mark.parametrize("targets", ["single", "shared", "own"])
 def test_half_the_batch_and_twice_the_batches_are_the_same_updates(monkeypatch, tmp_path, targets):
     """What a target gets that has run out of memory, also where findings are known of few films of a batch."""
-    made = shared_targets() if targets == "shared" else None
-    runs = [updates_of(monkeypatch, task_of(tmp_path, made, batch_size=16 // part, accumulate=part, learning_rate=0.0))
+    made = None if targets == "single" else shared_targets()
+    settings = {"learning_rate": 0.0}
+    if targets == "own":
+        made, settings["others_weight"] = dataclasses.replace(made, own=0), 0.3
+    runs = [updates_of(monkeypatch, task_of(tmp_path, made, batch_size=16 // part, accumulate=part, **settings))
             for part in (1, 2, 4)]  # fmt: skip
     whole = runs[0][0]
     assert len(whole) == 6

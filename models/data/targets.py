@@ -4,12 +4,16 @@ numpy only.
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 
 from models.files.layout import publishing
+from pathologies.errors import InputError
 
 PARTS = ("train", "select", "calibrate", "test")  # as in pathologies.splits.assignment, which a trainer does not import
+
+Columns = TypeVar("Columns", bound=Any)  # an array or a tensor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,6 +25,8 @@ class Targets:
     weight: of the same shape, 0 where unknown. draw: how often a film of `train` is drawn, in relation to the others.
     combination: with sampler=label_vector a number for each combination of findings; empty with any other, and where
     the file was written before epochs of that sampler were as long as its minimum needs (recipe_version 1).
+    own: the column that the network is for, where it learns the others beside it only to learn that one better. It
+    learns from the films whose own target is known, and is judged, drawn and published by that column.
     """
 
     row: np.ndarray  # int64
@@ -31,20 +37,36 @@ class Targets:
     image_id: np.ndarray  # bytes
     slugs: np.ndarray = field(default_factory=lambda: np.zeros(0, "S1"))  # bytes: of the columns; empty for a vector
     combination: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int32))
+    own: int = -1  # -1: none, all columns count alike
+
+    def __post_init__(self) -> None:
+        if self.own >= 0 and not (self.value.ndim == 2 and self.own < self.value.shape[1]):
+            raise InputError(f"own={self.own} is no column of targets of shape {self.value.shape}: films x findings")
 
     @classmethod
     def load(cls, path: Path) -> "Targets":
         with np.load(path) as stored:
-            return cls(**{name: stored[name] for name in cls.__dataclass_fields__ if name in stored})
+            arrays = {name: stored[name] for name in cls.__dataclass_fields__ if name in stored}
+        return cls(**arrays | {"own": int(arrays.get("own", -1))})
 
     def save(self, path: Path) -> None:
+        names = [name for name in self.__dataclass_fields__ if name != "own" or self.own >= 0]
         with publishing(path) as temporary:
-            np.savez_compressed(temporary, **{name: getattr(self, name) for name in self.__dataclass_fields__})
+            np.savez_compressed(temporary, **{name: getattr(self, name) for name in names})
 
     def usable(self, part: str) -> np.ndarray:
-        """Positions with a known target in a part; of several targets, at least one."""
-        known = self.known if self.value.ndim == 1 else self.known.any(axis=1)
-        return np.flatnonzero((self.part == PARTS.index(part)) & known)
+        """Positions with a known target in a part; of several targets, at least one, or the own one."""
+        known = self.judged.known
+        return np.flatnonzero((self.part == PARTS.index(part)) & (known if known.ndim == 1 else known.any(axis=1)))
+
+    @property
+    def judged(self) -> "Targets":
+        """What the network is drawn for, judged and published by: the own column as a vector, where there is one."""
+        return self.only(self.own) if self.own >= 0 else self
+
+    def judged_columns(self, columns: Columns) -> Columns:
+        """Of answers to all targets, films x targets, those to `judged`."""
+        return columns[:, self.own] if self.own >= 0 else columns
 
     @property
     def epoch_films(self) -> int:
@@ -71,7 +93,7 @@ class Targets:
     def only(self, column: int) -> "Targets":
         """One target of a shared network, as a vector."""
         value, weight = self.value[:, column], self.weight[:, column]
-        return replace(self, value=value, weight=weight, slugs=self.slugs[:0])
+        return replace(self, value=value, weight=weight, slugs=self.slugs[:0], own=-1)
 
     def all_of(self, part: str) -> np.ndarray:
         return np.flatnonzero(self.part == PARTS.index(part))

@@ -109,6 +109,12 @@ def _file_hash(path: Path, sign_of_life: Callable[[], None]) -> str:
     return digest.hexdigest()
 
 
+def file_sha256(path: Path) -> str:
+    """Of the whole file, as sha256sum has it."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def _digest(tensors: Mapping[str, Tensor], text: str) -> str:
     digest = hashlib.sha256(text.encode())
     for name in sorted(tensors):

@@ -208,6 +208,7 @@ class AttemptPaths(_Folder):
     previous = _below("previous.ckpt")
     stacks = _below("stacks.txt")
     best = _below("best.safetensors")
+    branch = _below("branch.ckpt")
     log = _below("train.log")
 
     def snapshot(self, epoch: int) -> Path:
@@ -229,6 +230,7 @@ class TargetPaths(_Folder):
     attempts = _below("attempts")
     weights = _below("weights.safetensors")
     predictions = _below("predictions.parquet")
+    branch = _below("branch.ckpt")  # of a shared network: where the findings' own ones begin
     outcome = _below("outcome.json")
 
     def snapshot(self, epoch: int) -> Path:
@@ -321,6 +323,15 @@ def start_file(init: str) -> Path:
         f"init={init}: no weights there. Looked for: {', '.join(map(str, candidates))}. "
         "Give RUN/<finding> or RUN/shared of a finished training, or a .safetensors file."
     )
+
+
+def branch_file(init: str, target: TargetPaths) -> Path:
+    """The branch point in the shared network's folder `init`; it need not exist.
+
+    A folder of the same run is named from the run (shared/0), so that the run may be moved; else the path is as it is.
+    """
+    within = target.root.parent.parent / init
+    return TargetPaths(within if within.is_dir() else init).branch
 
 
 def _check_slug(slug: str) -> None:

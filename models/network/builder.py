@@ -89,6 +89,13 @@ def initial_network(config: TrainConfig, prevalence: float | np.ndarray, size: i
     return network
 
 
+def one_output(state: Mapping[str, Tensor], network: SingleLogit, column: int) -> dict[str, Tensor]:
+    """Of the weights of a shared network those of `network`, its like with the output `column` alone."""
+    wanted = network.state_dict()
+    return {name: value if value.shape == wanted[name].shape else value[column : column + 1]
+            for name, value in state.items()}  # fmt: skip
+
+
 def last_layers(backbone: nn.Module) -> list[nn.Module]:
     """The layers that give the logits; of a distilled transformer there are two, whose mean is the answer."""
     found = backbone.get_classifier()

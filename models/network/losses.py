@@ -13,26 +13,39 @@ from models.config import TrainConfig
 Loss = Callable[..., Tensor]
 
 
-def make_loss(config: TrainConfig, value: np.ndarray) -> Loss:
+def make_loss(config: TrainConfig, value: np.ndarray, own: int = -1) -> Loss:
     """The mean loss of a batch; targets may be soft. `value`: the training part's targets, for `balanced`.
 
     For films x targets, NaN where unknown: the mean over each target's known films, then `reduction` over the targets
     that have any in the batch. Given as a third argument the targets of a whole group of batches, of which this is one,
     the function counts those of the group instead: its values add up to the loss of the group as one batch.
+
+    `own`: the column that the network is for. It counts 1 and each other one `others_weight`, and a mean is that of
+    these weights: with 0 the own target's loss alone, with 1 that of a shared network, and of one size in between.
     """
     each = _film_loss(config, value)
     if np.ndim(value) == 1:
         return lambda logit, truth: each(logit, truth).mean()
+    share = None if own < 0 else _shares(config, value.shape[1], own)
 
     def shared(logit: Tensor, truth: Tensor, group: Tensor | None = None) -> Tensor:
         known = ~torch.isnan(truth)
         films = (known if group is None else ~torch.isnan(group)).sum(dim=0)
         # a multiplication would keep a NaN, and send it back through the network
         losses = torch.where(known, each(logit, torch.where(known, truth, 0.5)), 0.0).sum(dim=0) / films.clamp(min=1)
+        if share is not None:
+            total, counted = (losses * share).sum(), (share * (films > 0)).sum()
+            return total if config.reduction == "sum" else total / counted.clamp(min=1)
         total = losses.sum()
         return total if config.reduction == "sum" else total / (films > 0).sum().clamp(min=1)
 
     return shared
+
+
+def _shares(config: TrainConfig, columns: int, own: int) -> Tensor:
+    share = torch.full((columns,), config.others_weight, device=config.device)
+    share[own] = 1.0
+    return share
 
 
 def _film_loss(config: TrainConfig, value: np.ndarray) -> Loss:

@@ -29,15 +29,25 @@ from models.config import TrainConfig
 from models.data.cache import open_images
 from models.data.loading import Pixels
 from models.data.targets import PARTS, Targets
-from models.files.checksummed import load_weights, verify_images
-from models.files.layout import AttemptPaths, DatasetPaths, TargetPaths, publishing, read_json, write_json
+from models.files.checksummed import file_sha256, load_weights, verify_images, weights_bytes
+from models.files.layout import (
+    AttemptPaths,
+    DatasetPaths,
+    TargetPaths,
+    branch_file,
+    publishing,
+    read_json,
+    write_bytes,
+    write_json,
+)
 from models.network.architecture import architecture
-from models.network.builder import build_network
+from models.network.builder import SingleLogit, build_network, one_output
 from models.process.resume import continue_from_earlier, drop_checkpoints
 from models.process.supervision import Guards, Superseded, check_newest, guarded
 from models.training.device import resolve, set_threads
 from models.training.distributed import together
-from models.training.loop import NotANumber, OnEpoch, Task, predict_logits, train_target
+from models.training.loop import NotANumber, OnEpoch, predict_logits, train_target
+from models.training.task import Task
 
 log = logging.getLogger(__name__)
 Check = Callable[[], None]
@@ -134,18 +144,21 @@ def _train_and_predict(
         result = train_target(task, guards.beside(on_epoch))
     task = task.endable()  # from the last checkpoint on there is nothing to lose but predictions
     kind = architecture(config.backbone, task.pixels.size)
-    network = build_network(kind.name, config.dropout, task.targets.outputs, config.standardise, kind.args)
-    network.load_state_dict(load_weights(attempt.best))
+    network = build_network(kind.name, config.dropout, task.targets.judged.outputs, config.standardise, kind.args)
+    _load_judged(network, task.targets, attempt.best)
     network.to(config.device, memory_format=torch.channels_last)
     predictions = _predictions(task, network)
     further = [one["epoch"] for one in result.get("snapshots", ())]
     for epoch in further:
-        network.load_state_dict(load_weights(attempt.snapshot(epoch)))
+        _load_judged(network, task.targets, attempt.snapshot(epoch))
         predictions = _beside(predictions, _predictions(task, network), epoch)
     check_newest(paths, attempt)
     sources = {paths.weights: attempt.best} | {paths.snapshot(epoch): attempt.snapshot(epoch) for epoch in further}
     for goal, source in sources.items():
-        guards.retry.write(partial(_copy, source, goal), goal, source.stat().st_size)
+        guards.retry.write(partial(_publish, network, task.targets, source, goal), goal, source.stat().st_size)
+    if "kept_branch" in result:
+        guards.retry.write(partial(_copy, attempt.branch, paths.branch), paths.branch, attempt.branch.stat().st_size)
+        result["kept_branch"]["sha256"] = file_sha256(paths.branch)
     guards.retry.write(partial(_write_table, predictions, paths.predictions), paths.predictions, predictions.nbytes)
     return result | {
         "architecture": kind.to_dict(),
@@ -155,6 +168,19 @@ def _train_and_predict(
         "torch": torch.__version__,
         "peak_gpu_bytes": _peak_gpu(config.device),
     }
+
+
+def _load_judged(network: SingleLogit, targets: Targets, path: Path) -> None:
+    """Of a network that learned other findings beside its own one, the own one's output alone."""
+    state = load_weights(path)
+    network.load_state_dict(one_output(state, network, targets.own) if targets.own >= 0 else state)
+
+
+def _publish(network: SingleLogit, targets: Targets, source: Path, goal: Path) -> None:
+    if targets.own < 0:
+        return _copy(source, goal)
+    _load_judged(network, targets, source)
+    return write_bytes(goal, weights_bytes(network))
 
 
 def _copy(source: Path, goal: Path) -> None:
@@ -190,7 +216,8 @@ def open_task(
         on_batch=guards.sign_of_life if guards else None,
     )
     targets = Targets.load(paths.targets)
-    further = {"wish": guards.wish, "retry": guards.retry} if guards else {}
+    further = {"stop": guards.stop, "retry": guards.retry} if guards else {}
+    further["branch"] = branch_file(config.init, paths) if config.init else None
     return Task(config=config, targets=targets, pixels=pixels, paths=attempt, still_wanted=still_wanted, **further)
 
 
@@ -199,7 +226,7 @@ def _predictions(task: Task, network: torch.nn.Module) -> pyarrow.Table:
 
     Of a shared network there is a column for each finding, in the place of `logit`.
     """
-    targets = task.targets
+    targets = task.targets.judged
     chosen = np.concatenate([targets.all_of(part) for part in PREDICTED_PARTS])
     exact = dataclasses.replace(task.config, precision="fp32")
     logits = predict_logits(network, task.pixels, targets.row[chosen], exact)

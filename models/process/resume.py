@@ -29,6 +29,8 @@ def continue_from_earlier(paths: TargetPaths, new: AttemptPaths) -> dict[str, An
                 require_weights(old.best)
             for epoch, _ in facts.get("snapshots", ()):
                 require_weights(old.snapshot(int(epoch)))
+            if facts.get("branch"):
+                read_checksummed(old.branch, PROGRESS)
         except (Damaged, OSError) as error:
             log.warning("%s It is passed over.", error)
             damaged.append(str(checkpoint.relative_to(paths.root)))
@@ -54,7 +56,7 @@ def ended_as(target: Path) -> str | None:
 
 def drop_checkpoints(attempt: AttemptPaths) -> None:
     """Of a finished attempt, and of one that others went on from, only the history is still of use."""
-    for path in (attempt.checkpoint, attempt.previous, attempt.best, *attempt.snapshots()):
+    for path in (attempt.checkpoint, attempt.previous, attempt.best, attempt.branch, *attempt.snapshots()):
         path.unlink(missing_ok=True)
 
 
@@ -67,7 +69,7 @@ def _candidates(paths: TargetPaths, new: AttemptPaths) -> Iterator[tuple[Attempt
 
 def _take(old: AttemptPaths, checkpoint: Path, new: AttemptPaths, best: bool) -> None:
     # the checkpoint comes last: without it the attempt starts afresh and overwrites the others
-    pairs = [(old.history, new.history)]
+    pairs = [(old.history, new.history), (old.branch, new.branch)]
     pairs += [(path, new.root / path.name) for path in (old.best, *old.snapshots())] if best else []
     for source, goal in (*pairs, (checkpoint, new.checkpoint)):
         if source.exists():

@@ -14,8 +14,9 @@ from typing import Any
 from models.config import TrainConfig
 from models.files.layout import AttemptPaths, TargetPaths, read_json
 from models.files.retry import Retry
-from models.process.signals import Wish, listening
+from models.process.signals import listening
 from models.process.watchdog import Watchdog
+from models.training.stop_request import StopRequest
 
 NEWEST_SECONDS = 5.0  # after a successor has begun, its forerunner notices
 
@@ -33,7 +34,7 @@ class Guards:
     """`still_wanted` raises Superseded; `sign_of_life` is called for every batch."""
 
     still_wanted: Callable[[], None]
-    wish: Wish
+    stop: StopRequest
     watchdog: Watchdog
     retry: Retry
 
@@ -60,17 +61,17 @@ def guarded(
     config = _config(paths)
     still_wanted = _both_checks(own_process, partial(check_newest, paths, attempt))
     watchdog = Watchdog(attempt.stacks, 60 * config.watchdog_minutes if own_process else 0.0, on_hang)
-    with listening() as wish:
+    with listening() as stop:
 
         def meanwhile() -> None:
             watchdog.alive()
             still_wanted()
-            wish.check()
+            stop.check()
 
         retry = Retry(seconds=60 * config.storage_minutes, meanwhile=meanwhile)
         watchdog.start()
         try:
-            yield Guards(still_wanted=still_wanted, wish=wish, watchdog=watchdog, retry=retry)
+            yield Guards(still_wanted=still_wanted, stop=stop, watchdog=watchdog, retry=retry)
         finally:
             watchdog.stop()
 

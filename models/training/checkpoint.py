@@ -6,6 +6,7 @@ one. Everything random is drawn from (seed, epoch, step), so there is no generat
 
 import os
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,8 @@ class Progress:
     batch_size: int = 0  # that `step` counts in
     skipped: int = 0  # updates left out so far, with precision=fp16
     scaler: dict[str, float] = field(default_factory=dict)  # of the loss; empty with any other precision
+    branch: int = 0  # after which epoch the state was kept that others begin with; 0: not yet, or never
+    branched_from: dict[str, Any] = field(default_factory=dict)  # job, epoch and sha256 of what it began with itself
     # the running epoch, for its training figures
     scores: list[float] = field(default_factory=list)
     truths: list[float] = field(default_factory=list)
@@ -48,8 +51,13 @@ def save_checkpoint(
 
 
 def checkpoint_bytes(
-    network: nn.Module, optimiser: Optimizer, progress: Progress, averaged: nn.Module | None = None
+    network: nn.Module,
+    optimiser: Optimizer,
+    progress: Progress,
+    averaged: nn.Module | None = None,
+    more: Mapping[str, Any] | None = None,
 ) -> bytes:
+    """`more`: further facts, which are no part of the progress."""
     tensors = {f"network.{name}": value for name, value in network.state_dict().items()}
     if averaged is not None:
         tensors |= {f"averaged.{name}": value for name, value in averaged.state_dict().items()}
@@ -59,7 +67,7 @@ def checkpoint_bytes(
     tensors["progress.scores"] = torch.tensor(progress.scores, dtype=torch.float64)
     tensors["progress.truths"] = torch.tensor(progress.truths, dtype=torch.float64)
     facts = {name: value for name, value in vars(progress).items() if name not in ("scores", "truths")}
-    return checksummed_bytes(tensors, PROGRESS, facts)
+    return checksummed_bytes(tensors, PROGRESS, facts | dict(more or {}))
 
 
 def write_checkpoint(path: Path, data: bytes, previous: Path | None = None) -> None:
@@ -81,12 +89,22 @@ def load_checkpoint(
         tensors, facts = read_checksummed(path, PROGRESS)
     except (OSError, Damaged):
         return None
+    restore(tensors, network, optimiser, averaged)
+    return Progress(**facts, scores=tensors["progress.scores"].tolist(), truths=tensors["progress.truths"].tolist())
+
+
+def restore(
+    tensors: dict[str, Tensor], network: nn.Module, optimiser: Optimizer, averaged: nn.Module | None = None
+) -> None:
+    """Networks and optimiser in place; the learning rates and the like stay the optimiser's own.
+
+    Where no average of the weights was kept, it begins with the weights.
+    """
     network.load_state_dict(_under("network.", tensors))
     if averaged is not None:
-        averaged.load_state_dict(_under("averaged.", tensors))
+        averaged.load_state_dict(_under("averaged.", tensors) or network.state_dict())
     optimiser.load_state_dict(_optimiser_state(optimiser, _under("optimiser.", tensors)))
     _match_layout(optimiser)
-    return Progress(**facts, scores=tensors["progress.scores"].tolist(), truths=tensors["progress.truths"].tolist())
 
 
 def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

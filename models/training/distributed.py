@@ -2,19 +2,16 @@
 
 In: a config whose `ranks` is above 1. Out: the training of one process, up to rounding: gradients are added over the
 ranks, batch normalisation sees the whole batch, and rank 0, the process that was asked for the training, alone writes.
-The others run the same `train_target` on a copy of its checkpoint. Called by models.process.job and
-models.training.optimisation.
+The others run the same `train_target` on a copy of its checkpoint, in models.process.rank_worker. Called by
+models.process.job and models.training.optimisation.
 """
 
 import contextlib
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
-import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -26,7 +23,6 @@ from torch import Tensor, distributed, nn
 
 from models.config import TrainConfig
 from models.files.layout import AttemptPaths, DatasetPaths, TargetPaths
-from models.files.retry import Retry
 from pathologies.errors import InputError
 
 MEETING_MINUTES = 10  # for all ranks to start, and for the slowest at a step
@@ -155,7 +151,7 @@ def together(dataset: DatasetPaths, target: TargetPaths, attempt: AttemptPaths, 
         words = [
             sys.executable,
             "-m",
-            "models.training.distributed",
+            "models.process.rank_worker",
             str(dataset.root),
             str(target.root),
             str(attempt.root),
@@ -164,7 +160,7 @@ def together(dataset: DatasetPaths, target: TargetPaths, attempt: AttemptPaths, 
         # a session of their own: what ends this process by a signal leaves it a last checkpoint, and they are needed
         others = [subprocess.Popen([*words, str(rank)], start_new_session=True) for rank in range(1, config.ranks)]
         try:
-            with _group(Path(folder), config, 0):
+            with process_group(Path(folder), config, 0):
                 try:
                     yield
                 finally:
@@ -180,7 +176,7 @@ def _end(others: list[subprocess.Popen]) -> None:
 
 
 @contextlib.contextmanager
-def _group(folder: Path, config: TrainConfig, rank: int) -> Iterator[None]:
+def process_group(folder: Path, config: TrainConfig, rank: int) -> Iterator[None]:
     """Errors: RuntimeError when a rank is missing, or dies before the end."""
     cuda = config.device.startswith("cuda")
     if cuda:
@@ -198,39 +194,3 @@ def _group(folder: Path, config: TrainConfig, rank: int) -> Iterator[None]:
         yield
     finally:
         distributed.destroy_process_group()
-
-
-class Silent(Retry):
-    """Writes nothing: rank 0 does."""
-
-    def write(self, action: Callable[[], None], path: Path, size: int = 0) -> None:
-        pass
-
-
-def follow(dataset: Path, target: Path, attempt: Path, folder: Path, rank: int) -> None:
-    """The life of a rank above 0: the same training, on a copy of the checkpoint, without a word."""
-    from dataclasses import replace
-
-    from models.process.job import open_task
-    from models.training.loop import train_target
-
-    leader = AttemptPaths(attempt)
-    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
-    copy = AttemptPaths(folder / f"rank{rank}")
-    copy.root.mkdir()
-    if leader.checkpoint.exists():
-        shutil.copyfile(leader.checkpoint, copy.checkpoint)
-    task = open_task(DatasetPaths(dataset), TargetPaths(target), copy, lambda: None)
-    with _group(folder, task.config, rank):
-        train_target(replace(task, retry=Silent()))
-
-
-def _end_with(parent: int) -> None:
-    """Without rank 0 a step may wait for ever."""
-    while os.getppid() == parent:
-        time.sleep(0.5)
-    os._exit(1)
-
-
-if __name__ == "__main__":
-    follow(*map(Path, sys.argv[1:5]), int(sys.argv[5]))

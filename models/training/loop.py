@@ -10,9 +10,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,16 +21,17 @@ from models.config import TrainConfig
 from models.data.loading import Pixels, epoch_order, film_size, send
 from models.data.targets import Targets
 from models.files.checksummed import weights_bytes
-from models.files.layout import AttemptPaths, append_json_line, read_json_lines, write_bytes, write_text
-from models.files.retry import Retry
+from models.files.layout import AttemptPaths, append_json_line, read_json_lines, write_text
 from models.network.normalisation import with_film_area
-from models.process.signals import Interrupted, Wish
 from models.training.augment import augment, mixup
+from models.training.branch import begin, branch_facts, keep_branch, require_columns
 from models.training.checkpoint import Progress, checkpoint_bytes, load_checkpoint, write_checkpoint
 from models.training.device import autocast
 from models.training.optimisation import Machine, assemble, freeze, place_in_schedule, set_learning_rate, update_average
 from models.training.selection import NeverPositive, selection_rule, shared_summary, summary
 from models.training.snapshots import drop_snapshots, keep_snapshot, snapshot_facts
+from models.training.stop_request import Interrupted
+from models.training.task import Task
 
 log = logging.getLogger(__name__)
 STREAM = 2  # keeps these draws apart from those of film order and augmentation
@@ -45,44 +44,19 @@ class NotANumber(RuntimeError):
     """A loss or a logit became NaN or infinite, or the gradients stay so."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Task:
-    """One training: what it learns from, how, and where its files go."""
-
-    config: TrainConfig
-    targets: Targets
-    pixels: Pixels
-    paths: AttemptPaths
-    still_wanted: Callable[[], None]  # raises when this process should end: its parent is gone, or it was superseded
-    wish: Wish = field(default_factory=Wish)  # set when the process was asked to end: checkpoint first
-    retry: Retry = field(default_factory=Retry)  # with a disk that does not take a file
-
-    def endable(self) -> "Task":
-        """The same for work that any batch may end with Interrupted, once the process was asked to end."""
-
-        def on_batch(before: Callable[[], None] | None = self.pixels.on_batch) -> None:
-            if before:
-                before()
-            self.wish.check()
-
-        return replace(self, pixels=replace(self.pixels, on_batch=on_batch))
-
-    def write(self, path: Path, data: bytes) -> None:
-        self.retry.write(lambda: write_bytes(path, data), path, len(data))
-
-
 def train_target(task: Task, on_epoch: OnEpoch | None = None) -> dict[str, Any]:
     """Train to the last epoch (or the patience's end) from wherever the attempt's checkpoint stands.
 
     Returns best_epoch, select_score, selection_rule, and in words what it started from. Errors: NotANumber; InputError
-    where `train` lacks a class.
+    where `train` lacks a class, or what it should begin with is not there.
     """
     config, targets = task.config, task.targets
+    require_columns(config, targets)
     positions = targets.usable("train")
-    _require_both_classes(targets, positions)
-    machine = assemble(config, targets.truth(positions), task.pixels.size)
-    rule = selection_rule(targets.truth(targets.usable("select")))
-    progress = _load(task, machine) or Progress()
+    _require_both_classes(targets.judged, positions)
+    machine = assemble(config, targets.truth(positions), task.pixels.size, targets.own)
+    rule = selection_rule(targets.judged.truth(targets.usable("select")), config.epoch_choice)
+    progress = _load(task, machine) or begin(task, machine)
     _cut_history(task.paths, progress.history_rows)
     while progress.epoch < config.epochs and not _out_of_patience(config, progress):
         train_epoch(task, machine, progress, positions)
@@ -92,6 +66,7 @@ def train_target(task: Task, on_epoch: OnEpoch | None = None) -> dict[str, Any]:
         before = progress.snapshots
         keep_snapshot(task.paths, config, progress, row["select_score"], weights, task.write)
         progress = _next_epoch(progress)
+        keep_branch(task, machine, progress)
         _save(task, machine, progress)
         drop_snapshots(task.paths, progress, before)
         if on_epoch:
@@ -101,9 +76,10 @@ def train_target(task: Task, on_epoch: OnEpoch | None = None) -> dict[str, Any]:
         "select_score": progress.best_score,
         "selection_rule": rule.name,
         "selection_reason": rule.reason,
-        "epochs_trained": progress.epoch,
+        "epochs_trained": progress.epoch - progress.branched_from.get("epoch", 0),
         "start": machine.network.initial_weights,
         **snapshot_facts(config, progress),
+        **branch_facts(progress),
     }
 
 
@@ -123,8 +99,8 @@ def train_epoch(task: Task, machine: Machine, progress: Progress, positions: np.
         chosen, place = group[progress.step % config.accumulate]
         loss, logit = train_step(task, machine, chosen, place, group)
         losses.append(loss)
-        logits.append(logit)
-        progress.truths += task.targets.truth(chosen).ravel().tolist()
+        logits.append(task.targets.judged_columns(logit))
+        progress.truths += task.targets.judged_columns(task.targets.truth(chosen)).ravel().tolist()
         progress.step += 1
         whole = progress.step % config.accumulate == 0 or progress.step == steps
         if whole and not apply_gradients(machine, config, update - progress.skipped):
@@ -132,10 +108,10 @@ def train_epoch(task: Task, machine: Machine, progress: Progress, positions: np.
             _require_scale(machine, progress)
         task.still_wanted()
         due = time.monotonic() - saved > 60 * config.checkpoint_minutes and progress.step < steps
-        if whole and (due or task.wish):
+        if whole and (due or task.stop):
             _collect(progress, losses, logits, started)
             _save(task, machine, progress)
-            task.wish.check()
+            task.stop.check()
             saved = started = time.monotonic()
     _collect(progress, losses, logits, started)
 
@@ -163,9 +139,17 @@ def train_step(
     batch, truth = mixup(batch, truth, config, place)
     with autocast(config):
         logit = machine.forward(machine.ranks.mine(batch))
-    loss = machine.ranks.share(machine.loss(logit.float(), machine.ranks.mine(truth)))
+    loss = _of_batch(machine, logit.float(), truth)
     machine.scaler.scale(_in_group(task, machine, loss, logit, truth, group)).backward()
     return machine.ranks.whole(loss.detach(), logit.detach().float())
+
+
+def _of_batch(machine: Machine, logit: Tensor, truth: Tensor) -> Tensor:
+    """What this rank's films add to the mean loss of the batch."""
+    ranks = machine.ranks
+    if ranks.count == 1 or truth.ndim == 1:
+        return ranks.share(machine.loss(logit, ranks.mine(truth)))
+    return machine.loss(logit, ranks.mine(truth), truth)  # the ranks may know unlike numbers of answers
 
 
 def _in_group(
@@ -181,7 +165,7 @@ def _in_group(
         return loss * (len(truth) / sum(len(chosen) for chosen, _ in group))
     answers = [send(task.targets.truth(chosen), config.device) for chosen, _ in group]
     blended = [mixup(one, one, config, place)[1] for one, (_, place) in zip(answers, group, strict=True)]
-    return machine.loss(logit.float(), truth, torch.cat(blended))
+    return machine.loss(logit.float(), machine.ranks.mine(truth), torch.cat(blended))
 
 
 def apply_gradients(machine: Machine, config: TrainConfig, update: int) -> bool:
@@ -250,11 +234,13 @@ def _epoch_row(task: Task, machine: Machine, progress: Progress, rule: Any) -> d
     targets = task.targets
     chosen = targets.usable("select")
     logits = predict_logits(machine.judged, task.pixels, targets.row[chosen], task.config)
+    if targets.outputs is not None:  # without films there are no columns either
+        logits = targets.judged_columns(logits.reshape(-1, targets.outputs))
     if np.isnan(logits).any():
         raise NotANumber(_no_number("A logit of part `select` is", progress))
-    truth = targets.truth(chosen)
-    films = len(progress.scores) // (targets.outputs or 1)
-    row = {"epoch": progress.epoch + 1} | _figures(targets, progress, logits, truth)
+    truth = targets.judged.truth(chosen)
+    films = len(progress.scores) // (targets.judged.outputs or 1)
+    row = {"epoch": progress.epoch + 1} | _figures(targets.judged, progress, logits, truth)
     score = machine.ranks.agree(rule.score(logits, truth, progress.epoch))
     row |= {"train_loss": progress.loss_sum / max(films, 1), "select_score": score}
     row["learning_rate"] = machine.optimiser.param_groups[0]["lr"]
@@ -315,10 +301,14 @@ def _next_epoch(progress: Progress) -> Progress:
         history_rows=progress.history_rows + 1,
         snapshots=progress.snapshots,
         skipped=progress.skipped,
+        branch=progress.branch,
+        branched_from=progress.branched_from,
     )
 
 
 def _out_of_patience(config: TrainConfig, progress: Progress) -> bool:
+    if progress.epoch < config.branch_epoch:  # others wait for that epoch's state
+        return False
     return bool(config.patience) and progress.epoch - progress.best_epoch >= config.patience > 0 <= progress.best_epoch
 
 

@@ -8,7 +8,7 @@ none of it needs to be stored but the averaged weights.
 import copy
 import math
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -41,33 +41,37 @@ class Machine:
         return self.network if self.averaged is None else self.averaged
 
 
-def assemble(config: TrainConfig, value: np.ndarray, size: int | None = None) -> Machine:
+def assemble(config: TrainConfig, value: np.ndarray, size: int | None = None, own: int = -1) -> Machine:
     """Everything at its start. `value`: targets of the training part, for the prevalence and the balanced weight.
     `size`: full side of the films.
 
-    Films x targets, NaN where unknown, make a network that is shared by the targets.
+    Films x targets, NaN where unknown, make a network that is shared by the targets; `own`: the one that it is for. One
+    that branches out of another training is built without the weights of `init` or `pretrained`: it gets all of that's.
     """
     torch.manual_seed(config.seed)
     set_repeatable(config.deterministic)
-    prevalence = float(value.mean()) if value.ndim == 1 else np.nanmean(value, axis=0)
-    network = initial_network(config, prevalence, size).to(config.device, memory_format=torch.channels_last)
+    begun = replace(config, init="", pretrained="false") if own >= 0 and config.branch_epoch else config
+    network = initial_network(begun, _prevalence(value), size).to(config.device, memory_format=torch.channels_last)
     averaged = copy.deepcopy(network).requires_grad_(False) if config.averaging else None
     ranks = here()
     if ranks.count > 1:
-        if value.ndim > 1:
-            raise ValueError(
-                "A network shared by targets is trained by one rank alone: its loss is not a plain mean of films."
-            )
         share_statistics(network)
     return Machine(
         network=network,
         forward=torch.compile(network) if config.compile else network,
         optimiser=torch.optim.AdamW(_groups(network, config), lr=config.learning_rate, fused=True),
-        loss=make_loss(config, value),
+        loss=make_loss(config, value, own),
         averaged=averaged,
         scaler=torch.amp.GradScaler(torch.device(config.device).type, enabled=config.precision == "fp16"),
         ranks=ranks,
     )
+
+
+def _prevalence(value: np.ndarray) -> float | np.ndarray:
+    """Of each target. One that is learned beside another may be known of none of that one's films."""
+    if value.ndim == 1:
+        return float(value.mean())
+    return np.nanmean(np.where(np.isnan(value).all(axis=0), np.float32(0.5), value), axis=0)
 
 
 def _groups(network: SingleLogit, config: TrainConfig) -> list[dict]:

@@ -39,11 +39,14 @@ class SelectionRule:
         return float(epoch + 1)
 
 
-def selection_rule(truth: np.ndarray) -> SelectionRule:
+def selection_rule(truth: np.ndarray, choice: str = "best") -> SelectionRule:
     """AUC where `select` has enough of both classes, else the log-loss, with no positives the last epoch.
 
-    For films x targets, NaN where unknown: the same for the mean over the targets of which it can be said.
+    For films x targets, NaN where unknown: the same for the mean over the targets of which it can be said. `choice`:
+    TrainConfig's epoch_choice; with `last` nothing is chosen, and `select` may be empty.
     """
+    if choice == "last":
+        return SelectionRule(name="last_epoch", reason="epoch_choice=last: the weights at the end of the schedule")
     if np.ndim(truth) == 2:
         return _shared_rule(truth)
     positives, negatives = int((truth == 1).sum()), int((truth == 0).sum())

@@ -77,11 +77,13 @@ def estimate(config: TrainConfig, image_size: int, films: int) -> Estimate:
     # written, and once more those of the attempt that this one has gone on from
     training = (3 + 3 + 1 + 3) * 4 * weights + (3 + 3 + 1) * 4 * weights
     rows = BYTES_PER_FILM * films
+    # branch.ckpt: weights, moments, average; of this attempt, of the one before it, and the published one
+    state = (1 + 2 + 1) * 4 * weights if config.branch_epoch else 0
     return Estimate(
         host=host,
         gpu=CUDA_CONTEXT_BYTES + work if cuda else 0,
-        disk=training + rows,
-        finished=4 * weights + rows,
+        disk=training + 3 * state + rows,
+        finished=4 * weights + state + rows,
         basis=basis,
     )
 

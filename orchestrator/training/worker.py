@@ -11,8 +11,8 @@ def train_in_worker(dataset: str, target: str) -> str:
     """One call of the plain function."""
     from models.process.job import Superseded, run_job
     from models.process.resume import ended_as
-    from models.process.signals import Interrupted
     from models.process.supervision import Orphaned
+    from models.training.stop_request import Interrupted
     from orchestrator.storage.object_store import is_remote
     from orchestrator.storage.staging import staged_dataset
     from orchestrator.training.remote_worker import train_away
