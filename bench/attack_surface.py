@@ -27,7 +27,7 @@ from PIL import Image
 
 from models.data.dicom import is_dicom
 from models.data.images import decode
-from orchestrator.cluster.package import survey
+from orchestrator.code_package import survey
 from orchestrator.formatting import aligned
 from orchestrator.training import socket_probe
 from pathologies.errors import InputError

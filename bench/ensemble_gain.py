@@ -20,11 +20,13 @@ from models.config import parse_settings
 from models.files.layout import RunPaths, append_json_line
 from models.statistics import metrics, reliability
 from models.statistics.bootstrap import Interval, PatientBootstrap, interval
-from orchestrator.datasets.prepare import PrepareRequest, prepare
-from orchestrator.ensembling.build import EnsembleRequest, Material, build_bundle, read_material
+from orchestrator.datasets.labelled import Material
+from orchestrator.datasets.prepare import prepare
+from orchestrator.datasets.request import PrepareRequest
+from orchestrator.ensembling.build import EnsembleRequest, build_bundle, run_material
 from orchestrator.ensembling.logit_tables import member_table
 from orchestrator.ensembling.members import columns_of, finished_targets
-from orchestrator.ensembling.selection import patient_power
+from orchestrator.ensembling.pipeline import patient_power
 from orchestrator.formatting import aligned
 from orchestrator.inference.bundle import Bundle, load_bundle
 from orchestrator.training.launch import train_run
@@ -136,7 +138,7 @@ def judge(run: RunPaths, bundle: Bundle) -> tuple[list[Row], int]:
     """Score the stored logits of `test`; the reading of its labels is logged."""
     entry = {"time": datetime.now(UTC).isoformat(timespec="seconds"), "command": "bench.ensemble_gain"}
     append_json_line(run.test_reads, entry)
-    material = read_material(run, None, None)
+    material = run_material(run)
     trained, _ = finished_targets(run, tuple(bundle.slugs))
     if any(model["copies"] for one in bundle.classifiers for model in one.entry["models"]):
         columns, films = augmented(bundle, material)
@@ -149,7 +151,7 @@ def judge(run: RunPaths, bundle: Bundle) -> tuple[list[Row], int]:
     bootstrap = PatientBootstrap(patients)
     rows = []
     for index, slug in enumerate(bundle.slugs):
-        truth = material.reference(slug).reindex(films).to_numpy(float)
+        truth = material.truth(slug).reindex(films).to_numpy(float)
         members = columns[slug][:, : len(columns_of(trained[slug]))]
         answers = {"logit": logits[:, index], "probability": probability[:, index]}
         rows.append(row_of(bundle.classifiers[index].entry, slug, answers, members, truth, bootstrap, patients))

@@ -34,7 +34,8 @@ from models.data.targets import PARTS, Targets
 from models.files.layout import DatasetPaths, RunPaths, read_json
 from models.statistics.bootstrap import Interval, PatientBootstrap, interval
 from models.training.cpu_features import cpu_precision
-from orchestrator.datasets.prepare import PrepareRequest, prepare
+from orchestrator.datasets.prepare import prepare
+from orchestrator.datasets.request import PrepareRequest
 from orchestrator.formatting import aligned
 from orchestrator.training.plan import TrainRequest, plan_run
 from pathologies.findings.catalog import load_catalog

@@ -37,7 +37,8 @@ from models.statistics import metrics
 from models.statistics.bootstrap import Interval, PatientBootstrap, interval
 from models.statistics.metrics import sigmoid
 from models.training.cpu_features import cpu_precision
-from orchestrator.datasets.prepare import PrepareRequest, prepare
+from orchestrator.datasets.prepare import prepare
+from orchestrator.datasets.request import PrepareRequest
 from orchestrator.formatting import aligned
 from orchestrator.training.launch import train_run
 from orchestrator.training.plan import TrainRequest

@@ -30,7 +30,8 @@ from bench.real_meter import metered
 from models.files.layout import append_json_line, read_json, write_json
 from models.statistics.bootstrap import Interval, PatientBootstrap, interval
 from orchestrator.datasets.dataset import load_dataset
-from orchestrator.datasets.prepare import PrepareRequest, prepare
+from orchestrator.datasets.prepare import prepare
+from orchestrator.datasets.request import PrepareRequest
 from orchestrator.evaluation.compare_runs import signed
 from orchestrator.formatting import aligned
 from orchestrator.inference.bundle import load_bundle

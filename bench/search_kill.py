@@ -23,8 +23,8 @@ from bench.search_course import (
 )
 from models.config import parse_settings
 from models.files.layout import TargetPaths, read_json
+from orchestrator.datasets.labelled import read_material
 from orchestrator.formatting import aligned
-from orchestrator.training.plan import read_material
 from orchestrator.tuning.study import SearchRequest, open_search
 from orchestrator.tuning.trials import ranked, read_trials
 

@@ -27,8 +27,10 @@ from models.files.layout import RunPaths, append_json_line
 from models.statistics import calibration
 from models.statistics.bootstrap import Interval, PatientBootstrap, interval
 from models.statistics.reliability import log_odds
-from orchestrator.datasets.prepare import PrepareRequest, prepare
-from orchestrator.ensembling.build import Material, read_material
+from orchestrator.datasets.labelled import Material
+from orchestrator.datasets.prepare import prepare
+from orchestrator.datasets.request import PrepareRequest
+from orchestrator.ensembling.build import run_material
 from orchestrator.ensembling.logit_tables import mean_logits
 from orchestrator.ensembling.members import finished_targets
 from orchestrator.evaluation.compare_runs import BLEND, against_the_better, problem_of, signed
@@ -168,7 +170,7 @@ def fold_table(run: RunPaths) -> pd.DataFrame:
     append_json_line(
         run.test_reads, {"time": datetime.now(UTC).isoformat(timespec="seconds"), "command": "bench.twelve_or_one"}
     )
-    material = read_material(run, None, None)
+    material = run_material(run)
     trained = {kind: finished_targets(run, use=kind)[0] for kind in KINDS}
     parts = []
     for slug in trained["single"]:
@@ -183,7 +185,7 @@ def fold_table(run: RunPaths) -> pd.DataFrame:
 
 
 def _scaled(slug: str, logits: Mapping[str, Mapping[str, pd.Series]], material: Material) -> pd.DataFrame:
-    truth, patients = material.reference(slug), material.patients
+    truth, patients = material.truth(slug), material.patients
     films = logits["test"]["single"].index
     table = {"image_id": films, "patient_id": patients.reindex(films).to_numpy(str), "slug": slug}
     table["truth"] = truth.reindex(films).to_numpy(float)

@@ -51,9 +51,9 @@ def prepare(
     import pandas as pd
 
     from orchestrator.datasets.dataset import is_manifest, part_rows
-    from orchestrator.datasets.prepare import PrepareRequest
     from orchestrator.datasets.prepare import prepare as run
-    from orchestrator.storage.workspace import writing
+    from orchestrator.datasets.request import PrepareRequest
+    from orchestrator.storage.workspace import Workspace
 
     request = partial(
         PrepareRequest, source=source, labels=Path(labels), images=Path(images), size=size, patients=patients,
@@ -68,7 +68,8 @@ def prepare(
         named = {"message": event["message"].replace(str(folder), str(place))} if "message" in event else {}
         tell(event | named)
 
-    with writing(place, is_manifest, keep=True) as folder:
+    with Workspace() as workspace:
+        folder = workspace.write(place, is_manifest, keep=True)
         manifest = run(request(out=folder), on_event)
     titles, rows = part_rows(manifest)
     return Result(folder=place, table=pd.DataFrame(rows, columns=titles).set_index(titles[0]), details=manifest)
@@ -94,7 +95,7 @@ def train(
     """
     import pandas as pd
 
-    from orchestrator.storage.workspace import driving, reading_dataset, reading_run
+    from orchestrator.storage.workspace import Workspace
     from orchestrator.training.launch import train_run
     from orchestrator.training.plan import TrainRequest
     from orchestrator.training.recipe import asked_folds, asked_start
@@ -113,12 +114,9 @@ def train(
         heads=values.read_words(head) if heads else (), encoder=encoder, **further,
     )  # fmt: skip
     place, tuned = place_of(out), place_of(tuned)
-    with (
-        driving(place) as run,
-        reading_dataset(place_of(dataset)) as data,
-        reading_run(tuned, "tuned") as settings_of,
-    ):
-        asked = request(dataset=data, out=run, tuned=settings_of)
+    with Workspace() as workspace:
+        run, data = workspace.drive(place), workspace.read_dataset(place_of(dataset))
+        asked = request(dataset=data, out=run, tuned=workspace.read_run(tuned, "tuned"), workspace=workspace)
         outcomes = train_run(asked, listener(progress, "trained", print))
     untuned = [one["job"] for one in outcomes if one["untuned"]]
     failed = [one["job"] for one in outcomes if one["status"] != "ok"]
@@ -149,7 +147,8 @@ def tune(
     """
     import pandas as pd
 
-    from orchestrator.storage.workspace import driving_here, reading_dataset
+    from orchestrator.storage.workspace import Workspace
+    from orchestrator.training.ray_session import own_cluster
     from orchestrator.tuning.report import COLUMNS, table_rows, write_report
     from orchestrator.tuning.study import SearchRequest
     from orchestrator.tuning.tune import tune_run
@@ -163,8 +162,9 @@ def tune(
         address=address, findings=_path(findings),
     )  # fmt: skip
     place = place_of(out)
-    with driving_here(place, address) as run, reading_dataset(place_of(dataset)) as data:
-        found = tune_run(request(dataset=data, out=run), listener(progress, "tried", print))
+    with Workspace() as workspace:
+        run, data = workspace.drive_here(place, own_cluster(address)), workspace.read_dataset(place_of(dataset))
+        found = tune_run(request(dataset=data, out=run, workspace=workspace), listener(progress, "tried", print))
         rows = table_rows(found["searches"])
         pictures = write_report(found["searches"])
         waiting = sum(len(search.todo()) for search in found["searches"].values())
@@ -196,7 +196,7 @@ def build(
     """The work of `ensemble`; returns what bundle.json says."""
     from orchestrator.ensembling.build import EnsembleRequest, build_bundle
     from orchestrator.ensembling.replace import ReplaceRequest, replace_findings
-    from orchestrator.storage.workspace import reading_bundle, reading_dataset, reading_run, writing
+    from orchestrator.storage.workspace import Workspace
 
     where = {"targets": values.read_words(targets), "findings": _path(findings), "tta": tta, "snapshots": snapshots}
     where |= {"use": use, "force": force}
@@ -204,13 +204,13 @@ def build(
         raise InputError("--refit-dependents belongs to --replace BUNDLE.")
     if replace is not None and consistency:
         raise InputError("--consistency is a property of the whole bundle: --replace keeps it as it was.")
-    given = reading_run(place_of(run)), reading_dataset(place_of(dataset)), writing(place_of(out))
-    with given[0] as source, given[1] as data, given[2] as goal:
-        where |= {"run": source, "out": goal, "dataset": data}
+    with Workspace() as workspace:
+        where |= {"run": workspace.read_run(place_of(run)), "dataset": workspace.read_dataset(place_of(dataset))}
+        where |= {"out": workspace.write(place_of(out)), "workspace": workspace}
         if replace is None:
             return build_bundle(EnsembleRequest(**where, consistency=consistency))
-        with reading_bundle(place_of(replace)) as old:
-            return replace_findings(ReplaceRequest(**where, bundle=old, refit_dependents=refit_dependents))
+        old = workspace.read_bundle(place_of(replace))
+        return replace_findings(ReplaceRequest(**where, bundle=old, refit_dependents=refit_dependents))
 
 
 def load_bundle(bundle: Place, *, device: str = "auto") -> "Bundle":
@@ -219,10 +219,10 @@ def load_bundle(bundle: Place, *, device: str = "auto") -> "Bundle":
     device: cpu, cuda or auto. Errors: also where the self-test's answers differ from those stored.
     """
     from orchestrator.inference.bundle import load_bundle as load
-    from orchestrator.storage.workspace import reading_bundle
+    from orchestrator.storage.workspace import Workspace
 
-    with reading_bundle(place_of(bundle)) as folder:
-        return load(folder, device)
+    with Workspace() as workspace:
+        return load(workspace.read_bundle(place_of(bundle)), device)
 
 
 def predict(
@@ -254,17 +254,19 @@ def answer_files(
     from orchestrator.inference.identity import Asked
     from orchestrator.inference.predict import PredictRequest
     from orchestrator.inference.predict import predict as run
-    from orchestrator.storage.staging import stage_bundle
+    from orchestrator.storage.workspace import Workspace
 
     paths = [inputs] if isinstance(inputs, str | Path) else inputs
-    request = PredictRequest(
-        bundle=bundle if isinstance(bundle, Bundle) else stage_bundle(place_of(bundle)),
+    request = partial(
+        PredictRequest,
         inputs=tuple(str(one) for one in paths), out=Path(out), device=device, operating_point=operating_point,
         thresholds=values.read_assignments(threshold), level=level, conformal=conformal,
         asked=Asked(patient_pattern=patient_pattern, study_pattern=study_pattern),
     )  # fmt: skip
     tell = listener(progress, "images predicted", print)
-    return run(request, lambda done, total: tell({"event": "progress", "done": done, "total": total}))
+    with Workspace() as workspace:
+        asked = request(bundle=bundle if isinstance(bundle, Bundle) else workspace.read_bundle(place_of(bundle)))
+        return run(asked, lambda done, total: tell({"event": "progress", "done": done, "total": total}))
 
 
 def evaluate(
@@ -308,7 +310,7 @@ def _evaluate_bundle(bundle: Place, dataset: Place, **given: Any) -> Result:
     from orchestrator.evaluation.evaluate_bundle import evaluate as run
     from orchestrator.evaluation.scoring import report_frame
     from orchestrator.storage.object_store import is_remote
-    from orchestrator.storage.workspace import reading_bundle, reading_dataset, writing
+    from orchestrator.storage.workspace import Workspace
 
     part = given["part"] or "test"
     request = partial(
@@ -319,8 +321,9 @@ def _evaluate_bundle(bundle: Place, dataset: Place, **given: Any) -> Result:
     place, out = place_of(bundle), place_of(given["out"])
     if out is None and is_remote(place):
         out = f"{place}-{part}"
-    with reading_bundle(place) as judged, reading_dataset(place_of(dataset)) as data, writing(out) as folder:
-        result = run(request(bundle=judged, dataset=data, out=folder))
+    with Workspace() as workspace:
+        judged, data = workspace.read_bundle(place), workspace.read_dataset(place_of(dataset))
+        result = run(request(bundle=judged, dataset=data, out=workspace.write(out)))
     table = report_frame(result.report).set_index("finding")
     return Result(folder=out or result.folder, table=table, notes=tuple(result.notes), details=result)
 
@@ -330,7 +333,7 @@ def _evaluate_tables(**given: Any) -> Result:
     from orchestrator.evaluation.compare_tables_report import comparison_frame, comparison_notes, write_comparison
     from orchestrator.evaluation.scoring import EvaluationSettings
     from orchestrator.inference.prediction_tables import Columns
-    from orchestrator.storage.workspace import writing
+    from orchestrator.storage.workspace import Workspace
 
     if not given["predictions"] or given["truth"] is None:
         missing = "--truth" if given["predictions"] else "--predictions"
@@ -346,8 +349,8 @@ def _evaluate_tables(**given: Any) -> Result:
     )  # fmt: skip
     found, out = compare_tables(request), place_of(given["out"])
     if out is not None:
-        with writing(out) as folder:
-            write_comparison(found, folder)
+        with Workspace() as workspace:
+            write_comparison(found, workspace.write(out))
     table = comparison_frame(found).set_index(["table", "finding"])
     return Result(folder=out, table=table, notes=tuple(comparison_notes(found)), details=found)
 
@@ -365,16 +368,17 @@ def compare(
     from orchestrator.evaluation.compare_runs import CompareRequest, compare_runs, comparison_frame
     from orchestrator.evaluation.compare_runs_report import comparison_sentences
     from orchestrator.storage.mirror import no_networks
-    from orchestrator.storage.workspace import reading_dataset, reading_run
+    from orchestrator.storage.workspace import Workspace
 
     require_at_least(resamples=(resamples, 10))
     request = partial(
         CompareRequest, use_a=use_a, use_b=use_b, part=part, targets=values.read_words(targets),
         findings=_path(findings), blend=blend, resamples=resamples,
     )  # fmt: skip
-    read = partial(reading_run, wanted=no_networks)
-    with read(place_of(run_a)) as first, read(place_of(run_b)) as second, reading_dataset(place_of(dataset)) as data:
-        found = compare_runs(request(run_a=first, run_b=second, dataset=data))
+    with Workspace() as workspace:
+        first, second = (workspace.read_run(place_of(one), wanted=no_networks) for one in (run_a, run_b))
+        data = workspace.read_dataset(place_of(dataset))
+        found = compare_runs(request(run_a=first, run_b=second, dataset=data, workspace=workspace))
     return Result(folder=None, table=comparison_frame(found), notes=tuple(comparison_sentences(found)), details=found)
 
 

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from orchestrator.formatting import cell
+
 OnEvent = Callable[[dict[str, Any]], None]
 COLUMNS = ("target", "state", "epoch", "train loss", "select AUC", "images/s", "remaining", "note")
 
@@ -74,8 +76,8 @@ def cells(line: Line) -> list[str]:
         line.job.removesuffix("/0"),
         line.state,
         f"{line.epoch}/{line.epochs}" if line.epoch else "",
-        _figure(row.get("train_loss")),
-        _figure(row.get("select_auc")),
+        cell(row.get("train_loss")),
+        cell(row.get("select_auc")),
         f"{row['images_per_second']:.0f}" if row else "",
         _minutes(line.seconds_left()),
         line.note,
@@ -95,7 +97,7 @@ def together(name: str, lines: list[Line]) -> list[str]:
         name,
         state,
         f"{len(ended)} of {len(lines)} done",
-        *(_figure(_mean([row.get(one) for row in rows])) for one in ("train_loss", "select_auc")),
+        *(cell(_mean([row.get(one) for row in rows])) for one in ("train_loss", "select_auc")),
         f"{sum(row['images_per_second'] for row in rows):.0f}" if rows else "",
         _minutes(max((line.seconds_left() for line in now), default=0.0)),
         next(iter(notes), ""),
@@ -132,10 +134,6 @@ def _minutes(seconds: float) -> str:
 def _mean(values: list[float | None]) -> float | None:
     known = [value for value in values if value is not None and not math.isnan(value)]
     return sum(known) / len(known) if known else None
-
-
-def _figure(value: float | None) -> str:
-    return "" if value is None or math.isnan(value) else f"{value:.3f}"
 
 
 def describe_trial(event: dict[str, Any]) -> str:

@@ -12,10 +12,10 @@ from models.data.targets import PARTS, Targets
 from models.files.layout import RunPaths, TargetPaths, read_json, write_json
 from models.network.builder import build_network
 from orchestrator.ensembling.calibration_fit import FitSettings
-from orchestrator.ensembling.selection import ChoosingSettings
+from orchestrator.ensembling.pipeline import SelectionSettings
 from tests.small_data import disc_films, label_frame, parts_of, write_dataset
 
-QUICK = FitSettings(resamples=200, choosing=ChoosingSettings(folds=3, resamples=500))
+QUICK = FitSettings(resamples=200, selection=SelectionSettings(folds=3, resamples=500))
 FILMS = 1260  # 140 in calibrate, of 70 patients
 
 

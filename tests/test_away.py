@@ -10,7 +10,7 @@ import pytest
 from models.files.layout import RunPaths, write_json
 from orchestrator.storage.mirror import Mirror
 from orchestrator.storage.object_store import Store
-from orchestrator.storage.workspace import driving
+from orchestrator.storage.workspace import Workspace
 from orchestrator.training import remote_worker
 from orchestrator.training.launch import train_run
 from orchestrator.training.plan import TrainRequest, plan_run
@@ -81,8 +81,9 @@ def test_a_storage_that_is_away_neither_stops_nor_fails_a_training(dataset, stor
     monkeypatch.setattr(remote_worker, "LOOK_SECONDS", 0.02)
     settings = SETTINGS | {"epochs": 4}
     train_inline(dataset, tmp_path / "here", settings=settings)
-    with driving(storage.uri) as run:
-        plan_run(TrainRequest(dataset=dataset, out=run, settings=settings), "cpu")
+    with Workspace() as workspace:
+        run = workspace.drive(storage.uri)
+        plan_run(TrainRequest(dataset=dataset, out=run, settings=settings, workspace=workspace), "cpu")
     goal, epochs = f"{storage.uri}/pneumonia/0", []
     monkeypatch.setattr(remote_worker, "Store", lambda uri: Store(uri, patience=0.05))
 
@@ -104,8 +105,9 @@ def test_what_goes_on_from_a_shared_network_fetches_where_that_was(storage, tmp_
     data = make_dataset(tmp_path / "dataset", ("pneumonia", "edema"), films=90)
     new = {"start": "shared", "folds": 2, "targets": ("edema",), "settings": SETTINGS}
     train_inline(data, tmp_path / "here", **new)
-    with driving(storage.uri) as run:
-        done = train_run(TrainRequest(dataset=data, out=run, inline=True, **new), silent)
+    with Workspace() as workspace:
+        run = workspace.drive(storage.uri)
+        done = train_run(TrainRequest(dataset=data, out=run, inline=True, workspace=workspace, **new), silent)
     assert [one["status"] for one in done] == ["ok"] * 4
     for index in (0, 1):
         here, there = RunPaths(tmp_path / "here").target("edema", index), Store(f"{storage.uri}/edema/{index}")
@@ -114,8 +116,9 @@ def test_what_goes_on_from_a_shared_network_fetches_where_that_was(storage, tmp_
     assert "branch.ckpt" in Store(f"{storage.uri}/shared/0").list()
     Store(f"{storage.uri}/edema/1").delete(["outcome.json"])
     Store(f"{storage.uri}/shared/1").delete(["branch.ckpt"])
-    with driving(storage.uri) as run:
-        done = train_run(TrainRequest(dataset=data, out=run, inline=True, **new), silent)
+    with Workspace() as workspace:
+        run = workspace.drive(storage.uri)
+        done = train_run(TrainRequest(dataset=data, out=run, inline=True, workspace=workspace, **new), silent)
     assert done[3]["status"] == "failed"
     assert "branch.ckpt is missing: init=shared/1" in done[3]["error"]
 
@@ -132,8 +135,9 @@ def test_a_retry_elsewhere_goes_on_from_the_checkpoint_to_the_same_bytes(dataset
         if row["epoch"] == 2:
             raise KeyboardInterrupt
 
-    with driving(storage.uri) as run:
-        plan_run(TrainRequest(dataset=dataset, out=run, settings=settings), "cpu")
+    with Workspace() as workspace:
+        run = workspace.drive(storage.uri)
+        plan_run(TrainRequest(dataset=dataset, out=run, settings=settings, workspace=workspace), "cpu")
     with pytest.raises(KeyboardInterrupt):
         train_away(str(dataset), goal, die, own_process=False)
     monkeypatch.setenv("HILUM_CACHE", str(tmp_path / "another node"))
@@ -143,6 +147,8 @@ def test_a_retry_elsewhere_goes_on_from_the_checkpoint_to_the_same_bytes(dataset
     local = RunPaths(tmp_path / "here").target("pneumonia", 0)
     assert Store(goal).read("weights.safetensors")[0] == local.weights.read_bytes()
     assert Store(goal).read("predictions.parquet")[0] == local.predictions.read_bytes()
-    with driving(storage.uri) as run:
-        done = train_run(TrainRequest(dataset=dataset, out=run, settings=settings, inline=True), silent)
+    with Workspace() as workspace:
+        run = workspace.drive(storage.uri)
+        request = TrainRequest(dataset=dataset, out=run, settings=settings, inline=True, workspace=workspace)
+        done = train_run(request, silent)
     assert done[0]["attempt"] == 2

@@ -9,7 +9,7 @@ import pytest
 from models.files.layout import RunPaths, read_json, write_json
 from orchestrator.storage.mirror import Mirror
 from orchestrator.storage.object_store import Store
-from orchestrator.storage.workspace import driving
+from orchestrator.storage.workspace import DrivenRun, Workspace
 from orchestrator.training import launch
 from orchestrator.training.launch import train_run
 from orchestrator.training.plan import TrainRequest, plan_run
@@ -61,7 +61,7 @@ def test_to_mend_one_target_the_refusal_names_the_words_to_add(dataset, tmp_path
     assert checkpoint.exists()
     assert read_json(job.paths.config) == before
     [anew] = plan(dataset, tmp_path / "run", targets=(job.slug,), settings=SLOWER, force=True)
-    launch._begin(anew)
+    launch._begin(DrivenRun(tmp_path / "run"), anew)
     assert not checkpoint.exists()
     assert read_json(job.paths.config)["config"]["learning_rate"] == 1e-4
 
@@ -144,9 +144,10 @@ def test_checkpoints_in_object_storage_count_too(dataset, storage, tmp_path):
         (learn(job).parent / "claim.json").write_text("{}")
     Mirror(Store(uri), tmp_path / "run").push()
     request = {"dataset": dataset, "settings": settings | SLOWER, "inline": True, "targets": ("edema",)}
-    with pytest.raises(ValueError, match=f"{uri}/edema/0 is begun.*--force"), driving(uri) as run:
-        train_run(TrainRequest(out=run, **request), silent)
+    with pytest.raises(ValueError, match=f"{uri}/edema/0 is begun.*--force"), Workspace() as workspace:
+        train_run(TrainRequest(out=workspace.drive(uri), workspace=workspace, **request), silent)
     assert "edema/0/attempts/1/last.ckpt" in Store(uri).list()
-    with driving(uri) as run:
-        assert train_run(TrainRequest(out=run, force=True, **request), silent)[0]["attempt"] == 1
+    with Workspace() as workspace:
+        again = TrainRequest(out=workspace.drive(uri), workspace=workspace, force=True, **request)
+        assert train_run(again, silent)[0]["attempt"] == 1
     assert {"edema/0/outcome.json", "pneumonia/0/attempts/1/last.ckpt"} <= set(Store(uri).list())

@@ -3,7 +3,7 @@
 import pytest
 import yaml
 
-from orchestrator.cluster.package import BESIDE, PACKAGES
+from orchestrator.code_package import BESIDE, PACKAGES
 from tests.conftest import PROJECT
 
 

@@ -5,7 +5,8 @@ import pytest
 
 from models.files.layout import read_json, write_json
 from orchestrator.datasets.dataset import load_dataset
-from orchestrator.datasets.prepare import PrepareRequest, prepare
+from orchestrator.datasets.prepare import prepare
+from orchestrator.datasets.request import PrepareRequest
 from pathologies.splits.assignment import PARTS
 from tests.nih_like import write_nih_like
 

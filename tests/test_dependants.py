@@ -13,6 +13,7 @@ import pytest
 
 from models.files.layout import RunPaths, read_json, read_json_lines, write_json
 from orchestrator.cli.app import app
+from orchestrator.storage.workspace import DrivenRun
 from orchestrator.training import launch
 from orchestrator.training.dependants import Dependants, sources_first
 from orchestrator.training.launch import train_run
@@ -213,9 +214,10 @@ def test_on_ray_they_are_submitted_when_it_has_ended_and_not_before(jobs, monkey
     ray = types.SimpleNamespace(get=answer, wait=lambda references, **limits: (references, []), exceptions=exceptions)
     monkeypatch.setattr(launch, "Lifeline", lambda ray: types.SimpleNamespace(check=lambda: None))
     dependants, running, watches, events = Dependants(jobs), {}, {}, []
+    run = DrivenRun(tmp_path / "planned")
     for job in dependants.ready:
-        launch._start(job, running, watches, submit)
-    launch._follow(ray, RunPaths(tmp_path / "planned"), running, watches, events.append, submit, dependants)
+        launch._start(run, job, running, watches, submit)
+    launch._follow(ray, run, running, watches, events.append, submit, dependants)
     assert submitted == ["shared/0", "shared/1", "shared/0", "edema/0", "pneumonia/0"]
     assert ended == ["shared/1", "shared/0", "edema/0", "pneumonia/0"]
     finished = {one["job"]: one["outcome"]["status"] for one in events if one["event"] == "finished"}

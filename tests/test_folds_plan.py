@@ -8,6 +8,7 @@ from models.config import TrainConfig
 from models.data.targets import Targets
 from models.files.layout import RunPaths, read_json, write_json
 from orchestrator.datasets.dataset import load_dataset
+from orchestrator.storage.workspace import DrivenRun
 from orchestrator.training import launch
 from orchestrator.training.plan import TrainRequest, plan_run
 from orchestrator.training.shared_start import OTHERS_WEIGHT
@@ -239,12 +240,12 @@ def test_a_change_of_the_shared_network_is_one_of_all_that_go_on_from_it(dataset
     changed = plan(dataset, tmp_path, targets=("edema",), start="shared", settings={"batch_size": 16}, force=True)
     assert [bool(job.replace_earlier) for job in changed] == [True, True]
     assert jobs[0].paths.weights.exists()
-    launch._begin(changed[0])
+    launch._begin(DrivenRun(tmp_path), changed[0])
     assert not jobs[0].paths.weights.exists()
     assert jobs[1].paths.weights.exists()  # until its own training starts
     upkeep = {"checkpoint_minutes": 1.0, "batch_size": 16}
     assert [job.finished for job in plan(dataset, tmp_path / "y", targets=PAIR, start="shared")] == [False] * 3
-    launch._begin(changed[1])
+    launch._begin(DrivenRun(tmp_path), changed[1])
     again = plan(dataset, tmp_path, targets=("edema",), start="shared", settings=upkeep)
     assert [bool(job.replace_earlier) for job in again] == [False, False]
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from models.files.layout import RunPaths, read_json, read_json_lines, write_json
+from orchestrator.storage.workspace import DrivenRun
 from orchestrator.training import launch
 from orchestrator.training.launch import train_run
 from orchestrator.training.plan import Job, TrainRequest, plan_run
@@ -138,7 +139,7 @@ def test_a_target_that_is_always_asked_to_end_gets_an_outcome_and_the_others_go_
     jobs = plan_run(TrainRequest(dataset=dataset, out=tmp_path / "run"), "cpu")
     always, other = (job.paths for job in jobs)
     always.new_attempt().checkpoint.write_bytes(b"kept")
-    submitted, events, run = [], [], RunPaths(tmp_path / "run")
+    submitted, events, run = [], [], DrivenRun(tmp_path / "run")
 
     def submit(job):
         submitted.append(job.name)
@@ -175,7 +176,7 @@ def test_the_last_round_shares_the_cores_of_a_ray_of_its_own_alone(dataset, tmp_
     monkeypatch.setattr(launch, "_follow", lambda ray, run, running, *rest: running.clear())
     request = TrainRequest(dataset=dataset, out=tmp_path / "run", targets=("pneumonia",), members=3, settings=ONE,
                            address=address)  # fmt: skip
-    launch._run_on_ray(ray, request, RunPaths(tmp_path / "run"), lambda event: None)
+    launch._run_on_ray(ray, request, DrivenRun(tmp_path / "run"), lambda event: None)
     assert submitted == shares
 
 
@@ -191,7 +192,7 @@ def test_every_job_asks_for_its_share_and_all_are_one_function_to_ray(job, datas
             return words
 
     ray = types.SimpleNamespace(nodes=list, remote=lambda **options: lambda one: functions.append(one) or Task())
-    submit = launch.Submission(ray, TrainRequest(dataset=dataset, out=job.paths.root), 0)
+    submit = launch.Submission(ray, TrainRequest(dataset=dataset, out=job.paths.root), DrivenRun(job.paths.root), 0)
     for cpus, wanted in ((None, 1), (0.6666, 0.6666)):
         submit(dataclasses.replace(job, cpus=cpus))
         assert asked["num_cpus"] == wanted

@@ -11,7 +11,8 @@ import pytest
 from models.files.layout import DatasetPaths
 from orchestrator.datasets.dataset import load_dataset
 from orchestrator.datasets.merge import merge
-from orchestrator.datasets.prepare import PrepareRequest, prepare
+from orchestrator.datasets.prepare import prepare
+from orchestrator.datasets.request import PrepareRequest
 from orchestrator.storage.scratch import locked
 from pathologies.findings.catalog import load_catalog
 from pathologies.labels.contract import LabelContract
@@ -103,7 +104,7 @@ module.merge(inputs, out, lambda event: None)
 
 def test_killed_anywhere_the_same_merge_starts_again(inputs, tmp_path):
     whole = merge(inputs, tmp_path / "whole", lambda event: None)
-    for name, turn in (("images", 2), ("write_json", 1)):  # amid the films, before the manifest
+    for name, turn in (("images", 2), ("write_manifest", 1)):  # amid the films, before the manifest
         out = tmp_path / f"{name}{turn}"
         done = subprocess.run([sys.executable, "-c", KILLED, name, str(turn), *map(str, inputs), str(out)], cwd=PROJECT)
         assert done.returncode == -9

@@ -1,6 +1,7 @@
 """orchestrator/storage/workspace.py and the commands on it: data sets, runs and bundles by URI."""
 
 import json
+import pickle
 import time
 
 import pandas as pd
@@ -16,20 +17,8 @@ from orchestrator.storage import lease, workspace
 from orchestrator.storage.lease import Lease, LeaseLost
 from orchestrator.storage.mirror import Mirror
 from orchestrator.storage.object_store import Store
-from orchestrator.storage.staging import stage_bundle, stage_dataset
-from orchestrator.storage.workspace import (
-    address,
-    append_line,
-    carried_on,
-    driving,
-    driving_here,
-    from_there,
-    publish,
-    reading_run,
-    refresh,
-    stop_waiting,
-    writing,
-)
+from orchestrator.storage.staging import staged_bundle, staged_dataset
+from orchestrator.storage.workspace import Workspace, append_line
 from orchestrator.training.launch import record
 from tests.nih_like import write_nih_like
 from tests.small_data import disc_films
@@ -42,42 +31,59 @@ def send(folder, uri):
 
 
 def test_a_folder_of_this_machine_is_left_alone(tmp_path):
-    with driving(tmp_path / "run") as run, writing(f"file://{tmp_path}/out") as out:
-        assert run == tmp_path / "run"
-        assert out == tmp_path / "out"
-        assert address(run / "a") == str(tmp_path / "run" / "a")
-        publish(run)
-        refresh(run, now=True)
-    assert from_there(tmp_path / "run", tmp_path / "bundles" / "one") == "../../run"
+    with Workspace() as workspace:
+        run = workspace.driven(workspace.drive(tmp_path / "run"))
+        assert run.root == tmp_path / "run"
+        assert workspace.write(f"file://{tmp_path}/out") == tmp_path / "out"
+        assert workspace.read_bundle(None) is None
+        assert workspace.address(run.root / "a") == run.address(run.root / "a") == str(tmp_path / "run" / "a")
+        assert workspace.path_from(tmp_path / "bundles" / "one", run.root) == "../../run"
 
 
 def test_a_driver_sees_what_others_write_and_sends_what_it_writes(storage, tmp_path):
     store = Store(f"{storage.uri}/run")
     store.write("plan.json", b"{}")
     store.write("edema/0/weights.safetensors", b"large")
-    with driving(store.uri) as run:
-        assert [path.name for path in run.rglob("*") if path.is_file()] == ["plan.json"]
-        assert address(run / "edema" / "0") == f"{store.uri}/edema/0"
+    with Workspace() as workspace:
+        root = workspace.drive(store.uri)
+        run = workspace.driven(root)
+        assert [path.name for path in root.rglob("*") if path.is_file()] == ["plan.json"]
+        assert run.address(root / "edema" / "0") == workspace.address(root / "edema" / "0") == f"{store.uri}/edema/0"
+        assert run.names_below(root / "edema") == {"0/weights.safetensors"}
         store.write("edema/0/outcome.json", b"{}")
-        refresh(run / "edema" / "0", now=True)
-        assert (run / "edema" / "0" / "outcome.json").exists()
-        (run / "ledger.jsonl").write_text("line\n")
-        publish(run / "ledger.jsonl")
+        run.refresh(root / "edema" / "0", now=True)
+        assert (root / "edema" / "0" / "outcome.json").exists()
+        run.ledger.write_text("line\n")
+        run.publish(run.ledger)
         assert store.read("ledger.jsonl")[0] == b"line\n"
-        with pytest.raises(ValueError, match="Another hilum command is working on s3://"), driving(store.uri):
-            pass
-    assert not run.exists()
-    with driving(store.uri) as again:
-        assert (again / "ledger.jsonl").read_text() == "line\n"
+        with pytest.raises(ValueError, match="Another hilum command is working on s3://"), Workspace() as other:
+            other.drive(store.uri)
+    assert not root.exists()
+    with Workspace() as workspace:
+        assert (workspace.drive(store.uri) / "ledger.jsonl").read_text() == "line\n"
+
+
+def test_a_mirror_that_is_not_open_is_not_taken_for_a_folder_of_this_machine(storage, tmp_path):
+    """What is written there would be lost without a word."""
+    with Workspace() as workspace:
+        root = workspace.drive(f"{storage.uri}/run")
+        for other in (Workspace(), pickle.loads(pickle.dumps(workspace))):
+            with pytest.raises(LookupError, match="is not open in this workspace"):
+                other.driven(root)
+        with pytest.raises(ValueError, match="is not in the subpath"):
+            workspace.driven(root).publish(tmp_path / "elsewhere")
+    with pytest.raises(LookupError, match="is not open in this workspace"):
+        workspace.driven(root)
 
 
 def test_looking_is_modest(storage):
     store = Store(f"{storage.uri}/run")
     store.write("plan.json", b"{}")
-    with driving(store.uri) as run:
+    with Workspace() as workspace:
+        run = workspace.driven(workspace.drive(store.uri))
         storage.requests.clear()
         for _ in range(100):
-            refresh(run)
+            run.refresh(run.root)
     assert storage.requests["GET", "/house"] <= 2
 
 
@@ -86,11 +92,12 @@ def test_a_driver_that_lost_its_run_stops(storage, monkeypatch):
     store.write("plan.json", b"{}")
 
     def lose_it():
-        with driving(store.uri) as run:
+        with Workspace() as workspace:
+            run = workspace.driven(workspace.drive(store.uri))
             store.write(".lease", b'{"owner": "other"}')
             monkeypatch.setattr(Lease, "require", lambda lease, check=Lease.require: (lease._renew(), check(lease)))
-            (run / "ledger.jsonl").write_text("line\n")
-            publish(run)
+            run.ledger.write_text("line\n")
+            run.publish(run.root)
 
     with pytest.raises(LeaseLost, match="has taken over s3://"):
         lose_it()
@@ -98,23 +105,27 @@ def test_a_driver_that_lost_its_run_stops(storage, monkeypatch):
 
 
 def test_sentences_name_the_uri(storage):
-    with pytest.raises(ValueError, match=f"{storage.uri}/run/edema is wrong"), driving(f"{storage.uri}/run") as run:
-        raise ValueError(f"{run / 'edema'} is wrong")
-    with pytest.raises(FileNotFoundError, match="There is nothing at s3://"), reading_run(f"{storage.uri}/nothing"):
-        pass
+    def fail(uri):
+        with Workspace() as workspace:
+            raise ValueError(f"{workspace.drive(uri) / 'edema'} is wrong")
+
+    with pytest.raises(ValueError, match=f"{storage.uri}/run/edema is wrong"):
+        fail(f"{storage.uri}/run")
+    with pytest.raises(FileNotFoundError, match="There is nothing at s3://"), Workspace() as workspace:
+        workspace.read_run(f"{storage.uri}/nothing")
 
 
-def test_a_search_in_the_storage_works_on_one_machine(storage, monkeypatch):
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    with pytest.raises(ValueError, match="works on this machine alone"), driving_here(storage.uri, "10.0.0.1:6379"):
-        pass
-    with driving_here(storage.uri) as root:
-        (root / "last.ckpt").write_text("x")
+def test_a_search_in_the_storage_works_on_one_machine(storage):
+    with pytest.raises(ValueError, match="works on this machine alone"), Workspace() as workspace:
+        workspace.drive_here(storage.uri, own_cluster=False)
+    with Workspace() as workspace:
+        (workspace.drive_here(storage.uri) / "last.ckpt").write_text("x")
     assert "last.ckpt" in Store(storage.uri).list()
 
 
 def write_and_raise(uri, error, **options):
-    with writing(uri, **options) as out:
+    with Workspace() as workspace:
+        out = workspace.write(uri, **options)
         (out / "shard").write_text("s")
         (out / "bundle.json").write_text("{}")
         raise error
@@ -125,10 +136,11 @@ def test_what_is_made_goes_there_only_when_the_command_ends_well(storage):
     with pytest.raises(ZeroDivisionError):
         write_and_raise(uri, ZeroDivisionError)
     assert "bundle.json" not in Store(uri).list()
-    with writing(uri) as out:
+    with Workspace() as workspace:
+        out = workspace.write(uri)
         (out / "weights.safetensors").write_text("w")
         (out / "bundle.json").write_text("{}")
-        assert from_there(out, out) == uri
+        assert workspace.path_from(out, out) == uri
     assert storage.order[-2:] == ["bundle.json", ".lease"]
 
 
@@ -136,15 +148,17 @@ def test_what_an_interrupted_prepare_made_stays_here(storage):
     uri = f"{storage.uri}/data"
     with pytest.raises(KeyboardInterrupt):
         write_and_raise(uri, KeyboardInterrupt, keep=True)
-    with writing(uri, keep=True) as again:
+    with Workspace() as workspace:
+        again = workspace.write(uri, keep=True)
         assert (again / "shard").read_text() == "s"
     assert not again.exists()
     assert "shard" in Store(uri).list()
 
 
 def test_a_bundle_keeps_saying_where_its_run_is(tmp_path):
-    assert carried_on("s3://house/run", tmp_path / "a", tmp_path / "b") == "s3://house/run"
-    assert carried_on("../run", tmp_path / "a", tmp_path / "deep" / "b") == "../../run"
+    carry = Workspace().path_carried_over
+    assert carry("s3://house/run", tmp_path / "a", tmp_path / "b") == "s3://house/run"
+    assert carry("../run", tmp_path / "a", tmp_path / "deep" / "b") == "../../run"
 
 
 def test_lines_are_appended_anywhere(storage, tmp_path):
@@ -183,7 +197,8 @@ def test_run_to_predictions_in_the_storage_as_on_disk(house, storage, tmp_path):
     bundle, films = f"{storage.uri}/bundle", tmp_path / "films"
     write_films(films, disc_films(pd.Series([0, 1]).to_numpy(), seed=9))
     assert hilum("ensemble", run, "--dataset", data, "--out", bundle) == 0
-    here = load_bundle(stage_bundle(bundle))
+    with staged_bundle(bundle) as folder:
+        here = load_bundle(folder)
     assert here.description["run"] == run
     there = read_json(BundlePaths(house / "bundle").bundle)
     assert here.description["findings"] == there["findings"]
@@ -196,7 +211,8 @@ def test_run_to_predictions_in_the_storage_as_on_disk(house, storage, tmp_path):
     assert json.loads(log[-1])["bundle"] == "bundle"
     adapted = f"{storage.uri}/adapted"
     assert hilum("adapt", bundle, "--prevalence", "pneumonia=0.1", "--out", adapted) == 0
-    assert load_bundle(stage_bundle(adapted)).description["run"] == run
+    with staged_bundle(adapted) as folder:
+        assert load_bundle(folder).description["run"] == run
 
 
 @pytest.mark.slow
@@ -206,8 +222,8 @@ def test_prepare_to_the_storage_and_again(storage, tmp_path, capsys):
     uri = f"{storage.uri}/data"
     assert hilum(*words, "--out", uri) == 0
     assert hilum(*words, "--out", tmp_path / "here") == 0
-    staged = load_dataset(stage_dataset(uri))
-    assert staged.manifest == load_dataset(tmp_path / "here").manifest
+    with staged_dataset(uri) as folder:
+        assert load_dataset(folder).manifest == load_dataset(tmp_path / "here").manifest
     storage.order.clear()
     capsys.readouterr()
     assert hilum(*words, "--out", uri) == 0
@@ -223,7 +239,8 @@ def test_a_search_leaves_its_trials_and_settings_there(storage, house):
     assert hilum(*words, "--inline", "--epochs", 1, "--set", "backbone=test_resnet", "--set", "batch_size=16") == 0
     there = Store(f"{storage.uri}/run").list()
     assert {"tuned/pneumonia.toml", "trials/pneumonia/0/outcome.json", "plan.json"} - {"plan.json"} <= set(there)
-    with reading_run(f"{storage.uri}/run", "tuned") as run:
+    with Workspace() as workspace:
+        run = workspace.read_run(f"{storage.uri}/run", "tuned")
         assert RunPaths(run).tuned("pneumonia").is_file()
         assert read_json_lines(RunPaths(run).ledger) == []
 
@@ -252,19 +269,20 @@ def test_ctrl_c_does_not_wait_for_a_storage_that_is_away(storage, monkeypatch, c
     monkeypatch.setattr(lease, "RELEASE", 0.2)
 
     def stop_a_run(uri):
-        with driving(uri) as root:
-            run = RunPaths(root)
+        with Workspace() as workspace:
+            run = workspace.driven(workspace.drive(uri))
             try:
                 storage.away = True
                 raise KeyboardInterrupt
             except KeyboardInterrupt:
-                stop_waiting(root)
+                run.stop_waiting()
                 raise
             finally:
                 record(run, {"event": "end"})
 
     def stop_a_search(uri):
-        with driving_here(uri) as root:
+        with Workspace() as workspace:
+            root = workspace.drive_here(uri)
             (root / "last.ckpt").write_text("x")
             storage.away = True
             raise KeyboardInterrupt

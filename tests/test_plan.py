@@ -11,7 +11,8 @@ from models.data.targets import PARTS, Targets
 from models.files.layout import DatasetPaths, RunPaths, read_json, write_json
 from models.training.cpu_features import cpu_precision
 from orchestrator.datasets.dataset import hash_file
-from orchestrator.training.plan import TrainRequest, chosen_targets, plan_run, resolved_config, usable_views
+from orchestrator.datasets.labelled import usable_views
+from orchestrator.training.plan import TrainRequest, chosen_targets, plan_run, resolved_config
 from pathologies.findings.catalog import CHEXPERT_TARGETS, load_catalog
 from pathologies.findings.policy import LabelPolicy
 from tests.small_data import SIZE, make_dataset, write_dataset

@@ -19,7 +19,8 @@ from models.data.intensity import INTENSITY_CONTRACT, INTENSITY_CONTRACTS
 from models.files.layout import DatasetPaths, write_json
 from orchestrator.datasets import decoding
 from orchestrator.datasets.dataset import load_dataset
-from orchestrator.datasets.prepare import PrepareRequest, draw_patients, prepare
+from orchestrator.datasets.prepare import draw_patients, prepare
+from orchestrator.datasets.request import PrepareRequest
 from pathologies.errors import InputError
 from tests.damage import unknown_type, whole_files
 from tests.label_files import write
@@ -296,7 +297,8 @@ SLOW_PREPARE = """
 import sys, time
 from pathlib import Path
 from orchestrator.datasets import decoding
-from orchestrator.datasets.prepare import PrepareRequest, prepare
+from orchestrator.datasets.prepare import prepare
+from orchestrator.datasets.request import PrepareRequest
 load = decoding.try_load_image
 def slowly(file, *how):
     time.sleep(0.02)

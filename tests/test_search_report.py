@@ -9,7 +9,7 @@ import pytest
 
 from models.files.layout import RunPaths, read_json, write_json
 from models.training.selection import selection_rule
-from orchestrator.training.plan import read_material
+from orchestrator.datasets.labelled import read_material
 from orchestrator.tuning import report
 from orchestrator.tuning.report import (
     COLUMNS,

@@ -12,11 +12,18 @@ import pytest
 
 from models.config import TrainConfig
 from models.files.layout import TargetPaths, read_json, write_json
-from orchestrator.cluster import node_facts
 from orchestrator.cluster.checks import Machine, slots
 from orchestrator.training.memory import Estimate, estimate
 from orchestrator.training.private_ray import private_ray
-from orchestrator.training.resources import cluster_precision, definite_share, gpu_share, memory_request, parse_share
+from orchestrator.training.resources import (
+    capabilities,
+    cards,
+    cluster_precision,
+    definite_share,
+    gpu_share,
+    memory_request,
+    parse_share,
+)
 from tests.conftest import PROJECT
 from tests.small_data import make_targets, write_dataset
 
@@ -114,10 +121,10 @@ def fake_nvidia_smi(folder, *capabilities):
 def test_capabilities_are_numbers_and_not_words(tmp_path, monkeypatch):
     """12.0 is newer than 7.5, though its first letter is not."""
     monkeypatch.setenv("PATH", fake_nvidia_smi(tmp_path, "12.0", "7.5"))
-    assert node_facts.capabilities() == [(12, 0), (7, 5)]
-    assert node_facts.cards() == []  # a field that it does not know
+    assert capabilities() == [(12, 0), (7, 5)]
+    assert cards() == []  # a field that it does not know
     monkeypatch.setenv("PATH", fake_nvidia_smi(tmp_path))
-    assert node_facts.capabilities() == []
+    assert capabilities() == []
 
 
 @pytest.mark.ray
@@ -127,8 +134,8 @@ def test_the_oldest_card_of_a_cluster_says_what_auto_is(tmp_path, monkeypatch):
 
     assert not ray.is_initialized()
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    for gpus, capabilities, precision in ((2, ("8.0", "7.5"), "fp16"), (0, ("8.0",), "auto")):
-        monkeypatch.setenv("PATH", fake_nvidia_smi(tmp_path, *capabilities))
+    for gpus, told, precision in ((2, ("8.0", "7.5"), "fp16"), (0, ("8.0",), "auto")):
+        monkeypatch.setenv("PATH", fake_nvidia_smi(tmp_path, *told))
         with private_ray():
             try:
                 ray.init(num_cpus=1, num_gpus=gpus, include_dashboard=False, logging_level="ERROR")

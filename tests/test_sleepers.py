@@ -11,7 +11,7 @@ import pytest
 from orchestrator.storage import lease as module
 from orchestrator.storage.lease import Lease
 from orchestrator.storage.object_store import Store
-from orchestrator.storage.workspace import writing
+from orchestrator.storage.workspace import Workspace
 from tests.conftest import PROJECT
 from tests.processes import wait_for
 
@@ -21,7 +21,7 @@ EXPIRY = (0.1, 0.5)  # renewed every 0.1 s, taken over after 0.5 s
 SLEEPER = """
 import os, signal, sys
 from orchestrator.storage import lease
-from orchestrator.storage.workspace import writing
+from orchestrator.storage.workspace import Workspace
 
 uri, before = sys.argv[1], int(sys.argv[2])
 lease.Lease.__init__.__defaults__ = (0.1, 0.5)
@@ -36,7 +36,8 @@ def sleep_after(held):
 
 if before:
     confirm, lease.Lease.confirm = lease.Lease.confirm, sleep_after
-with writing(uri) as out:
+with Workspace() as workspace:
+    out = workspace.write(uri)
     (out / "weights.safetensors").write_text("the sleeper's")
     (out / "bundle.json").write_text("{}")
     if not before:
@@ -59,7 +60,8 @@ def test_it_stops_and_what_its_successor_made_stays(storage, monkeypatch, before
         assert sleeper.poll() is None, sleeper.communicate()
         monkeypatch.setattr(Lease.__init__, "__defaults__", EXPIRY)
         monkeypatch.setattr(module, "LOOK", 0.02)
-        with writing(uri) as out:
+        with Workspace() as workspace:
+            out = workspace.write(uri)
             (out / "weights.safetensors").write_text("the successor's")
             (out / "bundle.json").write_text(json.dumps({"made by": "the successor"}))
     finally:

@@ -1,4 +1,4 @@
-"""orchestrator/cluster/package.py and submit.py: what travels, which words are sent, and a real cluster of two
+"""orchestrator/code_package.py and submit.py: what travels, which words are sent, and a real cluster of two
 raylets.
 """
 
@@ -18,7 +18,7 @@ import typer
 
 from orchestrator.cli.app import app
 from orchestrator.cluster import jobs as submit
-from orchestrator.cluster.package import BESIDE, DATA, pack, package_lines, survey
+from orchestrator.code_package import BESIDE, DATA, pack, package_lines, survey
 from orchestrator.training import ray_session
 from orchestrator.training.private_ray import private_ray
 from tests.conftest import PROJECT

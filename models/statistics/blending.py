@@ -3,7 +3,7 @@
 In: logits, a column per member (or, for stacking, per finding). Out: a Blend, plain data that goes into a bundle as
 JSON, whose `apply` gives one score per film on the scale of a logit, which the calibration then makes a probability.
 Before any blend the networks of a cross-validation become one column: `model_columns`, `align_folds`.
-Called by the ensembler, by the bundle's reader and by `orchestrator.ensembling.selection`. numpy only.
+Called by the ensembler, by the bundle's reader and by `orchestrator.ensembling.pipeline`. numpy only.
 """
 
 from collections.abc import Mapping, Sequence

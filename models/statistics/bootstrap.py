@@ -27,6 +27,15 @@ class Interval:
     level: float = 0.95
     defined: float = 1.0
 
+    @property
+    def bounds(self) -> dict[str, float]:
+        """Plain data for JSON."""
+        return {"value": self.value, "low": self.low, "high": self.high}
+
+    def columns(self, name: str) -> dict[str, float]:
+        """The cells of a table's row: `name`, `name_low`, `name_high`."""
+        return {name: self.value, f"{name}_low": self.low, f"{name}_high": self.high}
+
 
 class PatientBootstrap:
     """Resamples of one table's patients, drawn once, so that everything scored with them is paired.

@@ -2,6 +2,7 @@
 
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -40,7 +41,7 @@ def submit(
     follows it again and `hilum stop ID` ends it.
     """
     from orchestrator.cluster import jobs as jobs_there
-    from orchestrator.cluster.package import pack, package_lines, survey
+    from orchestrator.code_package import pack, package_lines, survey
 
     command, findings = jobs_there.checked_words(words, ctx.find_root().command.commands)
     package = survey(findings=findings)
@@ -119,12 +120,12 @@ def doctor(
     """Look at every node before anything is trained: exit code 1 and what to do when something will go wrong."""
     from orchestrator.cluster.doctor import DoctorRequest, examine
     from orchestrator.option_values import read_settings, read_words
-    from orchestrator.storage.staging import stage_dataset
+    from orchestrator.storage.workspace import Workspace
     from orchestrator.training.resources import parse_share, with_ranks
 
     share = parse_share(gpus_per_target)
-    request = DoctorRequest(
-        dataset=None if dataset is None else stage_dataset(dataset),
+    request = partial(
+        DoctorRequest,
         address=address,
         out=out,
         targets=read_words(targets),
@@ -133,7 +134,8 @@ def doctor(
         gpus_per_target=share,
         findings=findings,
     )
-    diagnosis = examine(request)
+    with Workspace() as workspace:
+        diagnosis = examine(request(dataset=workspace.read_dataset(dataset)))
     width = max(len(one.what) for one in diagnosis.checks)
     for one in diagnosis.checks:
         output.print(f"{one.level:<8} {one.what:<{width}}  {one.found}", markup=False)

@@ -1,7 +1,6 @@
 """Commands that make and look at data: `hilum phantom`, `prepare`, `merge`, `embed`, `split`, `labels audit`."""
 
 import time
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -103,10 +102,11 @@ def merge(
     """Join prepared data sets; a finding that one of them does not label is unknown there."""
     from orchestrator.datasets.dataset import is_manifest
     from orchestrator.datasets.merge import merge as run
-    from orchestrator.storage.workspace import reading_dataset, writing
+    from orchestrator.storage.workspace import Workspace
 
-    with ExitStack() as stack, writing(out, is_manifest) as folder:
-        read = [stack.enter_context(reading_dataset(one)) for one in datasets]
+    with Workspace() as workspace:
+        read = [workspace.read_dataset(one) for one in datasets]
+        folder = workspace.write(out, is_manifest)
         show_parts(run(read, folder, lambda event: say(event["message"])))
     say(f"Next: hilum train {out} --out RUN")
 
@@ -159,11 +159,12 @@ def share(
     """Write which image lies in which part, under salted names, for others with the same data."""
     from models.files.layout import write_json
     from orchestrator.datasets.dataset import load_dataset
-    from orchestrator.storage.staging import stage_dataset
+    from orchestrator.storage.staging import staged_dataset
     from pathologies.splits.shared_split import share_split
 
-    opened = load_dataset(stage_dataset(dataset))
-    write_json(out, share_split(opened.read_labels_frame(), opened.parts(), salt))
+    with staged_dataset(dataset) as folder:
+        opened = load_dataset(folder)
+        write_json(out, share_split(opened.read_labels_frame(), opened.parts(), salt))
     say(f"{out} is written. Others take it over with `hilum prepare ... --shared-split {out} --salt ...`.")
 
 
@@ -175,11 +176,12 @@ def check(
     """Compare a data set's parts with a shared split."""
     from models.files.layout import read_json
     from orchestrator.datasets.dataset import load_dataset
-    from orchestrator.storage.staging import stage_dataset
+    from orchestrator.storage.staging import staged_dataset
     from pathologies.splits.shared_split import check_split
 
-    opened = load_dataset(stage_dataset(dataset))
-    check_split(read_json(shared), opened.read_labels_frame(), opened.parts(), salt)
+    with staged_dataset(dataset) as folder:
+        opened = load_dataset(folder)
+        check_split(read_json(shared), opened.read_labels_frame(), opened.parts(), salt)
     say(f"{dataset} has the parts of {shared}.")
 
 

@@ -100,7 +100,7 @@ def adapt(
     """Fit calibration and thresholds to a hospital's own films or prevalence; no network is touched."""
     from orchestrator.ensembling.adapt import AdaptRequest
     from orchestrator.ensembling.adapt import adapt as run
-    from orchestrator.storage.workspace import reading_bundle, writing
+    from orchestrator.storage.workspace import Workspace
 
     request = partial(
         AdaptRequest,
@@ -117,8 +117,8 @@ def adapt(
     )
     with progress_bar("reading films") as bar:
         task = bar.add_task("images", total=None)
-        with reading_bundle(bundle) as old, writing(out) as goal:
-            asked = request(bundle=old, out=goal)
+        with Workspace() as workspace:
+            asked = request(bundle=workspace.read_bundle(bundle), out=workspace.write(out), workspace=workspace)
             result = run(asked, lambda done, total: bar.update(task, completed=done, total=total))
     show_table(*result.table)
     for line in result.notes:

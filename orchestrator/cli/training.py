@@ -8,6 +8,7 @@ from typer import Argument, Option
 
 from orchestrator.cli.console import Board, errors, output, say, show_table
 from orchestrator.cli.options import TRAIN, Findings, Targets, shown
+from orchestrator.formatting import cell
 from orchestrator.storage.workspace import place
 
 
@@ -127,9 +128,8 @@ def ensemble(
     given = locals()
     del given["verbose"]
     from orchestrator import api
-    from orchestrator.ensembling.bundle_writing import COMPARISONS
+    from orchestrator.ensembling.pipeline import COMPARISONS, comparisons_text
     from orchestrator.ensembling.replace import replacement_table
-    from orchestrator.ensembling.selection import comparisons_text
     from orchestrator.storage.object_store import join
 
     description = api.build(**given)
@@ -171,7 +171,7 @@ def show_outcomes(outcomes: list[dict[str, Any]]) -> None:
         memory = one.get("peak_memory_bytes")
         rows.append([
             name, one["status"], one.get("best_epoch") or "",
-            "" if one.get("selection_rule") == "last_epoch" else figure(one.get("select_score")),
+            "" if one.get("selection_rule") == "last_epoch" else cell(one.get("select_score")),
             one.get("selection_rule") or "", one.get("pid") or "", f"{memory / 2**20:.0f} MiB" if memory else "",
         ])  # fmt: skip
     show_table(("target", "status", "best epoch", "select score", "chosen by", "process", "peak memory"), rows)
@@ -197,7 +197,7 @@ def show_bundle(description: dict[str, Any]) -> None:
         folds = folds or any("fold" in model for model in entry["models"])
         rows.append([
             slug, len(entry["models"]), entry["counts"]["positives"], entry["counts"]["negatives"],
-            figure(figures.get("auc")), span, figure(figures.get("ece")), entry["calibration"]["method"],
+            cell(figures.get("auc")), span, cell(figures.get("ece")), entry["calibration"]["method"],
             f"{point['threshold']:.3f}" if point["useful"] else "no useful threshold",
         ])  # fmt: skip
     columns = (
@@ -215,7 +215,3 @@ def show_bundle(description: dict[str, Any]) -> None:
     weak = [slug for slug, entry in description["findings"].items() if entry.get("notes")]
     if weak:
         say(f"Too few patients of a class to choose by, so the simplest was taken: {', '.join(weak)}.")
-
-
-def figure(value: float | None) -> str:
-    return "" if value is None else f"{value:.3f}"

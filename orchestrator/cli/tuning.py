@@ -67,13 +67,14 @@ def lr_find(
     """Try rising learning rates on part train and suggest one; nothing is trained or changed."""
     from models.training.lr_range_test import Ramp
     from orchestrator.option_values import read_settings
-    from orchestrator.storage.workspace import reading_dataset
+    from orchestrator.storage.workspace import Workspace
     from orchestrator.tuning.lr_finder import RateRequest, check_outputs, find_rate, suggestions, write_result
 
     check_outputs(out or [])
     ramp = Ramp(low=low, high=high, steps=steps)
     settings = read_settings(set_)
-    with reading_dataset(dataset) as data, progress_bar("raising the rate") as bar:
+    with Workspace() as workspace, progress_bar("raising the rate") as bar:
+        data = workspace.read_dataset(dataset)
         task = bar.add_task("steps", total=None)
         request = RateRequest(dataset=data, target=target, settings=settings, ramp=ramp, findings=findings)
         result = find_rate(request, lambda done, total: bar.update(task, completed=done, total=total))

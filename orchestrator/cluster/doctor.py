@@ -1,7 +1,7 @@
 """Look at every node before a GPU second is spent, and predict what the run will take.
 
 In: what `hilum train` would be asked for. Out: checks (ok, warning, problem), the plan as a table, what to do. Called
-by `hilum doctor`. The facts come from `node_facts.py`, the judgements in `verdicts*.py`; nothing is left in the run.
+by `hilum doctor`. The facts are those of `node_facts.py`, the judgements those of `checks.py` and `driver_checks.py`.
 """
 
 import secrets
@@ -13,17 +13,17 @@ from typing import Any
 
 from models.config import TrainConfig
 from models.files.layout import DatasetPaths, read_json
-from orchestrator.cluster import checks as verdicts
 from orchestrator.cluster import node_facts
-from orchestrator.cluster.checks import Check, Machine, Wish
+from orchestrator.cluster.checks import Check, Machine, Wish, judge, slots
 from orchestrator.cluster.driver_checks import judge_connection
 from orchestrator.cluster.probes import missing_folders, remove_probes
+from orchestrator.datasets.labelled import read_material, usable_views
 from orchestrator.storage.object_store import is_remote
-from orchestrator.storage.workspace import address
+from orchestrator.storage.staging import address
 from orchestrator.training.backbones import require_films
 from orchestrator.training.environment import process_environment
 from orchestrator.training.memory import Estimate, estimate
-from orchestrator.training.plan import chosen_targets, read_material, resolved_config, usable_views
+from orchestrator.training.plan import chosen_targets, resolved_config
 from orchestrator.training.ray_session import connected, own_cluster
 from orchestrator.training.resources import AUTO, cluster_precision, gpu_share
 from orchestrator.training.schedule import effort, trained_films
@@ -77,7 +77,7 @@ def examine(request: DoctorRequest) -> Diagnosis:
         works = planned_work(request, device, cluster_precision(ray))
         machines = inspect(ray, request)
         wish = _wish(request, works, machines, device)
-        checks = verdicts.judge(machines, wish)
+        checks = judge(machines, wish)
         checks += judge_connection(request.address, ray)
         seconds = None
         if request.dataset and wish.room:
@@ -203,7 +203,7 @@ def _wish(request: DoctorRequest, works: list[Work], machines: list[Machine], de
         finished=sum(work.memory.finished for work in works),
         cache=cache,
         run=request.out is not None,
-        slots={one.node: verdicts.slots(one, threads, gpus, memory.host) for one in machines},
+        slots={one.node: slots(one, threads, gpus, memory.host) for one in machines},
     )
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import ModuleType
 
 from orchestrator.cluster.checks import Check
-from orchestrator.cluster.package import survey
+from orchestrator.code_package import survey
 from orchestrator.training import socket_probe
 from orchestrator.training.ray_session import own_cluster
 

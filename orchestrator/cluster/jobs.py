@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from orchestrator.cluster.package import FINDINGS
+from orchestrator.code_package import FINDINGS
 from orchestrator.training.ray_session import SETTINGS
 from pathologies.errors import InputError
 

@@ -9,7 +9,6 @@ import os
 import platform
 import shutil
 import socket
-import subprocess
 import time
 from importlib import metadata
 from pathlib import Path
@@ -17,7 +16,8 @@ from typing import Any
 
 from orchestrator.storage.object_store import Store, is_remote
 from orchestrator.storage.scratch import cache_root
-from orchestrator.storage.staging import stage_dataset
+from orchestrator.storage.staging import staged_dataset
+from orchestrator.training.resources import cards
 
 ANSWER_SECONDS = 10.0  # for the storage
 VERSIONED = ("torch", "timm", "ray", "numpy", "hilum")
@@ -36,7 +36,7 @@ def look(run: str | None, dataset: str | None, token: str, node: str) -> dict[st
         "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "memory": _meminfo(),
         "shared_memory": _free("/dev/shm"),
-        "gpus": _gpus(),
+        "gpus": cards(),
         "threads": {name: os.environ[name] for name in THREAD_SETTINGS if name in os.environ},
         "written": _write_probe(run, token, node) if run else None,
         "disk_free": _free(work_folder(run)) if run else _free("."),
@@ -55,17 +55,6 @@ def read_probes(run: str, token: str, nodes: list[str]) -> dict[str, str]:
         except OSError as error:
             found[node] = f"{error.strerror or type(error).__name__}: {run}/{name}"
     return found
-
-
-def cards() -> list[dict[str, Any]]:
-    """This node's GPUs as nvidia-smi tells of them: name, total and used bytes."""
-    return _gpus()
-
-
-def capabilities() -> list[tuple[int, int]]:
-    """The compute capability of each GPU of this node, as nvidia-smi tells it; empty where it is too old to."""
-    words = [line.split(".") for line in _ask_nvidia("compute_cap")]
-    return [(int(major), int(minor)) for major, minor in words]
 
 
 def now() -> float:
@@ -87,22 +76,23 @@ def measure_step(dataset: str, settings: dict[str, Any]) -> float:
         paths = TargetPaths(Path(folder))
         config = settings | {"epochs": 2, "pretrained": "false", "init": "", "checkpoint_minutes": 60.0}
         write_json(paths.config, {"config": config})
-        _trial_targets(str(stage_dataset(dataset)), config["batch_size"]).save(paths.targets)
-        outcome = run_job(stage_dataset(dataset), paths.root, watch_parent=False)
+        with staged_dataset(dataset) as films:
+            _trial_targets(films, config["batch_size"]).save(paths.targets)
+            outcome = run_job(films, paths.root, watch_parent=False)
         if outcome["status"] != "ok":
             raise RuntimeError(outcome["error"])
         rows = read_json_lines(paths.attempt(outcome["attempt"]).history)
     return config["batch_size"] / rows[-1]["images_per_second"]
 
 
-def _trial_targets(dataset: str, batch: int) -> Any:
+def _trial_targets(dataset: Path, batch: int) -> Any:
     """Films of both classes, enough for a few steps; which films they are does not matter for the time."""
     import numpy as np
 
     from models.data.targets import PARTS, Targets
     from models.files.layout import DatasetPaths, read_json
 
-    images = read_json(DatasetPaths(Path(dataset)).manifest)["images"]
+    images = read_json(DatasetPaths(dataset).manifest)["images"]
     count = TRIAL_STEPS * batch + TRIAL_SELECT
     part = np.full(count, PARTS.index("train"), np.uint8)
     part[-TRIAL_SELECT:] = PARTS.index("select")
@@ -149,23 +139,6 @@ def _meminfo() -> dict[str, int]:
     return {"total": min(total, limit), "available": min(available, max(limit - used, 0))}
 
 
-def _gpus() -> list[dict[str, Any]]:
-    rows = [[word.strip() for word in line.split(",")] for line in _ask_nvidia("name,memory.total,memory.used")]
-    return [{"name": name, "total": int(total) * 2**20, "used": int(used) * 2**20} for name, total, used in rows]
-
-
-def _ask_nvidia(fields: str) -> list[str]:
-    """nvidia-smi's line for each GPU; none where there is no nvidia-smi, or it does not know a field."""
-    if not shutil.which("nvidia-smi"):
-        return []
-    command = ["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader,nounits"]
-    try:
-        answer = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout
-    except (OSError, subprocess.SubprocessError):
-        return []
-    return [line for line in answer.splitlines() if line.strip()]
-
-
 def _write_probe(run: str, token: str, node: str) -> str:
     """ "" or why this node cannot write there."""
     try:
@@ -188,11 +161,12 @@ def _dataset(place: str) -> dict[str, Any]:
     What lies in object storage is staged, so that the training finds it on this node.
     """
     try:
-        root = stage_dataset(place)
-        manifest = hashlib.sha256((root / "manifest.json").read_bytes()).hexdigest()[:12]
-        with open(root / "images.u8", "rb") as stream:
-            stream.read(1)
-        return {"manifest": manifest, "bytes": (root / "images.u8").stat().st_size, "error": ""}
+        with staged_dataset(place) as root:
+            manifest = hashlib.sha256((root / "manifest.json").read_bytes()).hexdigest()[:12]
+            with open(root / "images.u8", "rb") as stream:
+                stream.read(1)
+                size = os.fstat(stream.fileno()).st_size
+        return {"manifest": manifest, "bytes": size, "error": ""}
     except (OSError, ValueError) as error:
         known = f"{error.strerror}: {error.filename}" if getattr(error, "strerror", None) else str(error)
         return {"manifest": "", "bytes": 0, "error": known}

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from models.files.layout import publishing
+from orchestrator.plotting import save_figure
 from pathologies.errors import InputError
 
 BEFORE = {
@@ -24,19 +24,10 @@ AFTER = {"positive": "#b2182b", "soft": "#fdae61", "negative": "#2166ac", "unkno
 
 def write_audit_pictures(report: Mapping, folder: Path) -> list[Path]:
     """Write labels.png and cooccurrence.png into `folder` and return their paths."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
     if not report["findings"]:
         raise InputError("The audit has no findings, so there is nothing to draw. Audit a file with label columns.")
-    folder = Path(folder)
-    written = []
-    for name, draw in (("labels.png", _labels_figure), ("cooccurrence.png", _cooccurrence_figure)):
-        figure = draw(report)
-        FigureCanvasAgg(figure)
-        with publishing(folder / name) as temporary:
-            figure.savefig(temporary, dpi=120)
-        written.append(folder / name)
-    return written
+    pictures = {"labels.png": _labels_figure, "cooccurrence.png": _cooccurrence_figure}
+    return [save_figure(draw(report), Path(folder) / name) for name, draw in pictures.items()]
 
 
 def _labels_figure(report: Mapping):

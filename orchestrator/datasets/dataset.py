@@ -6,7 +6,7 @@ not fit. Called by everything that trains on or evaluates a data set.
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,8 @@ from pathologies.table_files import read_parquet_file
 
 FORMAT = "hilum-dataset/1"
 SEAL = "manifest_sha256"  # key of the manifest's own hash
+SAME_DATA = ("images_sha256", "labels_sha256", "split_hash")  # equal: the same films, labels and parts
+ALIKE = ("size", "letterbox", "intensity")  # equal: films that one network can take
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +82,11 @@ def load_dataset(path: Path | str) -> Dataset:
     return Dataset(manifest=manifest, paths=paths)
 
 
+def differing(one: Mapping[str, Any], other: Mapping[str, Any], names: Iterable[str] = SAME_DATA) -> list[str]:
+    """Those of `names` of which the two say different things: none where both are of the same data."""
+    return [name for name in names if one.get(name) != other.get(name)]
+
+
 def is_manifest(name: str) -> bool:
     """All that a new data set has to know of what lies where it goes."""
     return name == "manifest.json"
@@ -125,8 +132,3 @@ def _require_hash(path: Path, expected: str) -> None:
             f"{path} was changed after it was prepared (SHA-256 {found[:12]}, the manifest says {expected[:12]}). "
             "Copy or prepare the data again."
         )
-
-
-def usable_views(frame: pd.DataFrame, views: str) -> np.ndarray:
-    """Which films a network of these views takes. A film of unknown view is taken by `all` only."""
-    return np.ones(len(frame), bool) if views == "all" else (frame["view"] == views).to_numpy()

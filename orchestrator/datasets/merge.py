@@ -4,36 +4,25 @@ In: DATASET folders of one size. Out: a DATASET folder in which a finding that o
 its films; the same film in two parts is dropped from the later one. Called by `hilum merge`.
 """
 
-import contextlib
 import hashlib
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from models.files.layout import (
-    TEMPORARY_PREFIX,
-    DatasetPaths,
-    publishing,
-    read_json,
-    remove_temporaries,
-    to_plain,
-    write_json,
-)
-from orchestrator.datasets.dataset import FORMAT, SEAL, Dataset, hash_file, load_dataset, manifest_hash
-from orchestrator.datasets.manifest import describe_pixels, describe_rows
+from models.files.layout import TEMPORARY_PREFIX, DatasetPaths, publishing, read_json, remove_temporaries, to_plain
+from orchestrator.datasets.dataset import ALIKE, FORMAT, Dataset, differing, load_dataset
+from orchestrator.datasets.manifest import describe_files, describe_rows, map_images, write_manifest
 from orchestrator.datasets.prepare import write_tables
-from orchestrator.storage.scratch import locked
+from orchestrator.storage.scratch import locked_alone
 from pathologies.errors import InputError
 from pathologies.sources.merge import Merged, MergeInput, merge_frames
 from pathologies.splits.duplicates import Duplicates, duplicates_between_parts
 from pathologies.table_files import read_csv_file
 
 CHUNK = 1024  # films copied at once
-ALIKE = ("size", "letterbox", "intensity")
 
 
 def merge(inputs: Sequence[Path], out: Path, on_event: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
@@ -48,7 +37,8 @@ def merge(inputs: Sequence[Path], out: Path, on_event: Callable[[dict[str, Any]]
     merged = merge_frames([_input(dataset) for dataset in datasets])
     for note in merged.notes:
         on_event({"event": "note", "message": note})
-    with _alone(paths):
+    # The lock is the marker: what lies beside it was left by a merge, and whoever holds it may write it again.
+    with locked_alone(paths.merging, f"Another hilum merge is working on {paths.root}."):
         if paths.manifest.exists():  # another has just finished it, or this one was killed just after
             _require_usable(paths, datasets)
             manifest = read_json(paths.manifest)
@@ -72,20 +62,12 @@ def _require_usable(paths: DatasetPaths, datasets: list[Dataset]) -> None:
         raise InputError(f"--out {paths.root} is not empty. Give a new folder.")
 
 
-@contextlib.contextmanager
-def _alone(paths: DatasetPaths) -> Iterator[None]:
-    """The lock is the marker: what lies beside it was left by a merge, and whoever holds it may write it again."""
-    with locked(paths.merging, wait=False) as mine:
-        if mine is None:
-            raise InputError(f"Another hilum merge is working on {paths.root}. Wait for it, or give another --out.")
-        yield
-
-
 def _make(
     datasets: list[Dataset], merged: Merged, paths: DatasetPaths, on_event: Callable[[dict[str, Any]], None]
 ) -> dict[str, Any]:
     images_sha256 = _join(datasets, paths.images, np.ones(len(merged.frame), bool))
-    duplicates = _duplicates(datasets, merged, paths)
+    images = map_images(paths, len(merged.frame), datasets[0].manifest["size"])
+    duplicates = duplicates_between_parts(merged.frame, merged.parts, images)
     rejected = _rejected(datasets, duplicates)
     if not duplicates.keep.all():
         on_event({"event": "note", "message": f"{len(duplicates.dropped)} films lie in an earlier part too: dropped"})
@@ -93,13 +75,7 @@ def _make(
     frame, parts = merged.frame[duplicates.keep].reset_index(drop=True), merged.parts[duplicates.keep]
     write_tables(paths, frame, parts, rejected)
     manifest = _describe(datasets, merged, frame, parts)
-    manifest |= {"images_sha256": images_sha256, "labels_sha256": hash_file(paths.labels)}
-    manifest |= {"rejected": dict(Counter(rejected["reason"]))}
-    manifest |= describe_pixels(paths, len(frame), manifest["size"], parts)
-    manifest = to_plain(manifest)
-    manifest |= {SEAL: manifest_hash(manifest)}
-    write_json(paths.manifest, manifest)
-    return manifest
+    return write_manifest(paths, manifest | describe_files(paths, images_sha256, manifest["size"], parts, rejected))
 
 
 def _input(dataset: Dataset) -> MergeInput:
@@ -114,10 +90,10 @@ def _input(dataset: Dataset) -> MergeInput:
 def _require_alike(datasets: list[Dataset]) -> None:
     first = datasets[0] if datasets else None
     for dataset in datasets[1:]:
-        differing = [name for name in ALIKE if dataset.manifest[name] != first.manifest[name]]
-        if differing:
+        changed = differing(dataset.manifest, first.manifest, ALIKE)
+        if changed:
             raise InputError(
-                f"{first.root} and {dataset.root} differ in {', '.join(differing)} "
+                f"{first.root} and {dataset.root} differ in {', '.join(changed)} "
                 f"(sizes {first.manifest['size']} and {dataset.manifest['size']}). Prepare them alike first."
             )
         if dataset.manifest["reference_contract"]["closure"] != first.manifest["reference_contract"]["closure"]:
@@ -137,12 +113,6 @@ def _join(datasets: list[Dataset], out: Path, keep: np.ndarray) -> str:
                 digest.update(data)
                 stream.write(data)
     return digest.hexdigest()
-
-
-def _duplicates(datasets: list[Dataset], merged: Merged, paths: DatasetPaths) -> Duplicates:
-    size = datasets[0].manifest["size"]
-    images = np.memmap(paths.images, np.uint8, mode="r", shape=(len(merged.frame), size, size))
-    return duplicates_between_parts(merged.frame, merged.parts, images)
 
 
 def _rejected(datasets: list[Dataset], duplicates: Duplicates) -> pd.DataFrame:

@@ -5,74 +5,30 @@ the same input gives the same bytes. Called by `hilum prepare` and the demo. Aft
 finished shards; onto a complete data set it changes nothing, or refuses and shows the difference.
 """
 
-import contextlib
-import fcntl
 import hashlib
 import shutil
-from collections import Counter
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from models.data.cache import join_shards
-from models.data.intensity import NEWEST, intensity_version
-from models.files.layout import DatasetPaths, publishing, read_json, remove_temporaries, to_plain, write_json
-from orchestrator.datasets.dataset import SEAL, hash_file, manifest_hash
+from models.data.intensity import NEWEST
+from models.files.layout import DatasetPaths, publishing, read_json, remove_temporaries
 from orchestrator.datasets.decoding import DecodeRequest, OnEvent, decode_all
-from orchestrator.datasets.manifest import describe_pixels, describe_request, describe_rows, differences, remarks
+from orchestrator.datasets.manifest import describe_files, describe_rows, map_images, remarks, write_manifest
+from orchestrator.datasets.request import PrepareRequest, describe_request, differences
+from orchestrator.formatting import write_csv
+from orchestrator.storage.scratch import locked_alone
 from pathologies.errors import InputError
 from pathologies.findings.catalog import load_catalog
 from pathologies.labels.filters import filter_frame, filter_reasons
 from pathologies.sources.common import SourceFrame
 from pathologies.sources.registry import find_source, read_labels
-from pathologies.splits.assignment import FRACTIONS, assign_parts, check_disjoint, official_parts
+from pathologies.splits.assignment import assign_parts, check_disjoint, official_parts
 from pathologies.splits.duplicates import Duplicates, duplicates_between_parts
 from pathologies.splits.shared_split import apply_split
-
-
-@dataclass(frozen=True, kw_only=True)
-class PrepareRequest:
-    """What `hilum prepare` was asked for."""
-
-    source: str  # a row of pathologies.sources.registry.SOURCES
-    labels: Path  # the label file
-    images: Path  # the folder of the images
-    out: Path  # the data set's folder
-    size: int = 320  # side of the prepared images in pixels
-    patients: int | None = None  # a random subset of so many patients; none: all
-    fractions: tuple[float, ...] = FRACTIONS  # shares of train, select, calibrate, test
-    seed: int = 0  # of the subset and of the parts
-    fold: tuple[int, int] | None = None  # (i, k): fold i of k is the test part
-    official: bool = False  # keep the source's own test set (and validation set) instead of hilum's parts
-    shared_split: Path | None = None  # parts that others published (`hilum split share`), with their salt
-    salt: str = ""
-    findings: Path | None = None  # a folder with pathology files of one's own
-    frontal: bool = False  # frontal films only
-    first_studies: int | None = None  # of each patient, the first so many studies
-    projections: tuple[str, ...] = ()  # only these; none: all
-    workers: int | None = None  # decoding threads; none: one per CPU
-    max_rejected: float = 0.10  # share of the images that may be unusable
-    shard_images: int = 512  # images that a kill can cost
-    options: Mapping[str, Any] = field(default_factory=dict)  # of the source
-    intensity: int | None = None  # version of the intensity contract; none: the newest, or what a complete one has
-
-    def __post_init__(self) -> None:
-        for name, lowest, highest in (("size", 16, 4096), ("patients", 1, None), ("workers", 1, None)):
-            value = getattr(self, name)
-            if value is not None and (value < lowest or (highest and value > highest)):
-                raise InputError(f"{name} is {value}. Allowed: {lowest} {f'to {highest}' if highest else 'or more'}.")
-        if sum(map(bool, (self.official, self.fold, self.shared_split))) > 1:
-            raise InputError("An official split, a shared split and a fold exclude each other: take one of them.")
-        if self.shared_split and not self.shared_split.is_file():
-            raise FileNotFoundError(f"No shared split at '{self.shared_split}'. It is made by `hilum split share`.")
-        if self.intensity is not None:
-            intensity_version({"version": self.intensity})
-        if not 0 <= self.max_rejected <= 1:
-            raise InputError(f"max_rejected is {self.max_rejected}. Allowed: a share from 0 to 1.")
 
 
 def prepare(request: PrepareRequest, on_event: OnEvent | None = None) -> dict[str, Any]:
@@ -87,7 +43,7 @@ def prepare(request: PrepareRequest, on_event: OnEvent | None = None) -> dict[st
         return _already_complete(request, paths, identity, on_event)
     _require_usable_folder(paths)
     rows = _choose_rows(request, on_event)  # all that can be wrong with the wish is found before anything is written
-    with _alone(paths):
+    with locked_alone(paths.lock, f"Another prepare is writing {paths.root}."):
         if paths.manifest.exists():  # another prepare has just finished it, or was killed just after
             manifest = _already_complete(request, paths, identity, on_event)
         else:
@@ -129,23 +85,17 @@ def _make(
         rejected = pd.concat([rejected, duplicates.dropped[["image", "reason"]]], ignore_index=True)
     write_tables(paths, frame, parts, pd.concat([rejected, rows.left_out], ignore_index=True))
     facts = describe_rows(frame, parts, source.findings)
-    facts |= {"images_sha256": images_sha256, "labels_sha256": hash_file(paths.labels)}
-    facts |= {"rejected": dict(Counter(rejected["reason"])), "dropped": rows.dropped}
-    facts |= describe_pixels(paths, len(frame), request.size, parts)
-    manifest = to_plain(identity | facts)
-    for note in remarks(frame, parts, manifest):
+    facts |= describe_files(paths, images_sha256, request.size, parts, rejected) | {"dropped": rows.dropped}
+    for note in remarks(frame, parts, facts):
         on_event({"event": "note", "message": note})
-    manifest |= {SEAL: manifest_hash(manifest)}
-    write_json(paths.manifest, manifest)
-    return manifest
+    return write_manifest(paths, identity | facts)
 
 
 def _find_duplicates(
     request: PrepareRequest, paths: DatasetPaths, frame: pd.DataFrame, parts: np.ndarray, on_event: OnEvent
 ) -> Duplicates:
     """The same film in two parts, listed, and to be dropped from the later part."""
-    images = np.memmap(paths.images, np.uint8, mode="r", shape=(len(frame), request.size, request.size))
-    duplicates = duplicates_between_parts(frame, parts, images)
+    duplicates = duplicates_between_parts(frame, parts, map_images(paths, len(frame), request.size))
     if len(duplicates.dropped):
         names = frame["image_id"].to_numpy(str)
         pairs = [f"{names[one]} ({parts[one]}) and {names[two]} ({parts[two]})" for one, two in
@@ -187,18 +137,6 @@ def _require_usable_folder(paths: DatasetPaths) -> None:
             f"--out {paths.root} holds {', '.join(foreign[:5])}{' ...' if len(foreign) > 5 else ''} and is no "
             "data set. Give a new or empty folder."
         )
-
-
-@contextlib.contextmanager
-def _alone(paths: DatasetPaths) -> Iterator[None]:
-    """One prepare per folder; the system lets go of the lock when a process dies, however it dies."""
-    paths.shards.mkdir(parents=True, exist_ok=True)
-    with paths.lock.open("a", encoding="ascii") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError(f"Another prepare is writing {paths.root}. Wait for it, or give another --out.") from None
-        yield
 
 
 def _choose_rows(request: PrepareRequest, on_event: OnEvent) -> _Rows:
@@ -274,8 +212,5 @@ def write_tables(paths: DatasetPaths, frame: pd.DataFrame, parts: np.ndarray, re
     """labels.parquet, split.csv and rejected.csv."""
     with publishing(paths.labels) as temporary:
         frame.to_parquet(temporary, index=False)
-    with publishing(paths.split) as temporary:
-        split = frame[["image_id", "patient_id"]].assign(part=parts)
-        split.to_csv(temporary, index=False, lineterminator="\n")
-    with publishing(paths.rejected) as temporary:
-        rejected[["image", "reason"]].to_csv(temporary, index=False, lineterminator="\n")
+    write_csv(frame[["image_id", "patient_id"]].assign(part=parts), paths.split, lineterminator="\n")
+    write_csv(rejected[["image", "reason"]], paths.rejected, lineterminator="\n")

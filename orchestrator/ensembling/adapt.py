@@ -10,19 +10,21 @@ parents whose children moved.
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from models.statistics import conformal, metrics, reliability
-from models.statistics import thresholds as operating
 from models.statistics.bootstrap import PatientBootstrap, interval, patient_folds
 from models.statistics.calibration import ENOUGH, Calibration
+from models.statistics.thresholds import ESTIMATE
 from orchestrator.datasets.dataset import hash_file
 from orchestrator.ensembling.adapt_report import Rows, film_table, prevalence_table
 from orchestrator.ensembling.adapted_bundle import check_source, write_adapted
 from orchestrator.ensembling.calibration_fit import FitSettings, fit_findings
+from orchestrator.ensembling.pipeline import CalibrationData, fit_pipeline
 from orchestrator.ensembling.prior_shift import (
     estimate_prevalence,
     off_scale,
@@ -31,11 +33,11 @@ from orchestrator.ensembling.prior_shift import (
     shift_entry,
     withdraw_points,
 )
-from orchestrator.ensembling.selection import Question, solve
-from orchestrator.ensembling.site_data import LocalFilms, LocalRequest, read_local_films
+from orchestrator.ensembling.site_data import SiteFilms, SiteRequest, read_site_films
 from orchestrator.inference.bundle import Bundle, load_bundle
 from orchestrator.inference.decisions import parse_assignments, thresholds_of
 from orchestrator.inference.prediction_tables import read_frame
+from orchestrator.storage.workspace import Workspace
 from pathologies.errors import InputError
 from pathologies.findings.catalog import descendants
 
@@ -55,20 +57,13 @@ FITTED_KEYS = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class AdaptRequest:
+class AdaptRequest(SiteRequest):
     bundle: Path
     out: Path
-    labelled: Path | None = None  # a table: path, patient, findings
-    images: Path | None = None
     prevalence: tuple[str, ...] = ()  # finding=share, or CSV files with the columns finding and prevalence
-    path_column: str | None = None
-    patient_column: str | None = None
-    patient_pattern: str | None = None
-    each_row_a_patient: bool = False
-    blank_as_zero: bool = False
     device: str = "auto"
-    findings: Path | None = None
     resamples: int = 1000  # of the patients, for the intervals
+    workspace: Workspace = field(default_factory=Workspace, compare=False)  # in which the folders were opened
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,17 +97,7 @@ def adapt(request: AdaptRequest, on_progress: Callable[[int, int], None] | None 
         changes, notes, source = _by_prevalence(bundle, request)
         table = prevalence_table(bundle.description["findings"], changes)
     else:
-        local = LocalRequest(
-            labelled=request.labelled,
-            images=request.images,
-            path_column=request.path_column,
-            patient_column=request.patient_column,
-            patient_pattern=request.patient_pattern,
-            each_row_a_patient=request.each_row_a_patient,
-            blank_as_zero=request.blank_as_zero,
-            findings=request.findings,
-        )
-        films = read_local_films(bundle, local, on_progress or (lambda done, total: None))
+        films = read_site_films(bundle, request, on_progress or (lambda done, total: None))
         changes, notes = _by_films(bundle, films, request)
         source = {"labels": request.labelled.name, "labels_sha256": hash_file(request.labelled)}
         source |= {"films": len(films.truth), "patients": len(np.unique(films.patients))}
@@ -121,7 +106,9 @@ def adapt(request: AdaptRequest, on_progress: Callable[[int, int], None] | None 
     if kept:
         notes.append(f"Kept as they were: {', '.join(kept)}.")
     record = {"time": datetime.now(UTC).isoformat(timespec="seconds"), **source, "kept": kept, "notes": notes}
-    description = write_adapted(bundle, request.out, changes, record, None if films is None else films.listing)
+    listing = None if films is None else films.listing
+    carry = partial(request.workspace.path_carried_over, source=bundle.paths.root, there=request.out)
+    description = write_adapted(bundle, request.out, changes, record, listing, carry)
     return AdaptResult(table=table, notes=notes, description=description, changes=changes)
 
 
@@ -209,7 +196,7 @@ def _read_prevalences(words: tuple[str, ...], slugs: list[str]) -> tuple[dict[st
     return parse_assignments(pairs, slugs, "--prevalence"), hashes
 
 
-def _by_films(bundle: Bundle, films: LocalFilms, request: AdaptRequest) -> tuple[dict[str, Change], list[str]]:
+def _by_films(bundle: Bundle, films: SiteFilms, request: AdaptRequest) -> tuple[dict[str, Change], list[str]]:
     findings, notes = bundle.description["findings"], list(films.notes)
     enough, few = [], {}
     for slug in films.truth.columns:
@@ -259,7 +246,7 @@ def _renewed_promises(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[st
         for rule, point in entry["operating_points"].items()
         if point.get("promise") and not old[slug]["operating_points"][rule].get("promise")
     }
-    return [f"{rule}: {promise}; in the bundle before: {operating.ESTIMATE}." for rule, promise in rules.items()]
+    return [f"{rule}: {promise}; in the bundle before: {ESTIMATE}." for rule, promise in rules.items()]
 
 
 def _reasons(few: Mapping[str, str]) -> str:
@@ -267,14 +254,14 @@ def _reasons(few: Mapping[str, str]) -> str:
 
 
 def _refit(
-    bundle: Bundle, films: LocalFilms, slugs: list[str], fixed: Mapping[str, np.ndarray], notes: list[str],
+    bundle: Bundle, films: SiteFilms, slugs: list[str], fixed: Mapping[str, np.ndarray], notes: list[str],
     request: AdaptRequest,
 ) -> dict[str, dict[str, Any]]:  # fmt: skip
     """The fitted part of each finding's entry; what the blend is stays the bundle's. `fixed`: the others' answers."""
     if not slugs:
         return {}
     findings = bundle.description["findings"]
-    questions = {slug: _question(films, bundle.slugs.index(slug), slug) for slug in slugs}
+    calibration_data = {slug: _calibration_data(films, bundle.slugs.index(slug), slug) for slug in slugs}
     parents = None
     if bundle.consistency:
         parents = bundle.parents
@@ -285,14 +272,14 @@ def _refit(
     fitted = {}
     for settings, group in _same_settings(findings, slugs, request).items():
         found = fit_findings(
-            questions, parents=parents, wanted=group, settings=settings, fixed=fixed if parents else None
+            calibration_data, parents=parents, wanted=group, settings=settings, fixed=fixed if parents else None
         )
         fitted |= {slug: {name: found[slug][name] for name in FITTED_KEYS if name in found[slug]} for slug in group}
     return fitted
 
 
-def _question(films: LocalFilms, column: int, slug: str) -> Question:
-    return Question.of_score(films.logits[:, column], films.truth[slug].to_numpy(float), films.patients)
+def _calibration_data(films: SiteFilms, column: int, slug: str) -> CalibrationData:
+    return CalibrationData.of_score(films.logits[:, column], films.truth[slug].to_numpy(float), films.patients)
 
 
 def _same_settings(
@@ -313,7 +300,7 @@ def _same_settings(
 
 
 def _judge(
-    old: Mapping[str, Any], change: Change, films: LocalFilms, columns: tuple[np.ndarray, np.ndarray, str],
+    old: Mapping[str, Any], change: Change, films: SiteFilms, columns: tuple[np.ndarray, np.ndarray, str],
     request: AdaptRequest,
 ) -> dict[str, Any]:  # fmt: skip
     """Before and after on the local films of known truth; "after" by patient-grouped cross-validation."""
@@ -341,7 +328,7 @@ def _judge(
     if len(truth) > 1:
         bootstrap = PatientBootstrap(patients, resamples=request.resamples)
         gap = interval(bootstrap.mean_scores((after - truth) ** 2 - (plain - truth) ** 2))
-        facts["brier_change"] = {"value": gap.value, "low": gap.low, "high": gap.high}
+        facts["brier_change"] = gap.bounds
     return facts
 
 
@@ -351,11 +338,11 @@ def _after(
     """(probabilities, figures of the calls; None: the calls stay as they were), each film by other patients' films."""
     if change.how == SHIFTED:
         return _shifted_out_of_fold(old, logits, truth, patients), None
-    solution = solve(Question.of_score(logits, truth, patients))
+    fitted = fit_pipeline(CalibrationData.of_score(logits, truth, patients))
     useful = thresholds_of({"finding": change.entry})["finding"] is not None
     figures = change.entry["cross_validated"]
     call = {name: figures.get(name) for name in CALLS} if useful else {}
-    return solution.layers[np.arange(len(truth)), solution.fold], call
+    return fitted.out_of_fold[np.arange(len(truth)), fitted.fold], call
 
 
 def _calls(call: np.ndarray, truth: np.ndarray) -> dict[str, float]:

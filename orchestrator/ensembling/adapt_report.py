@@ -6,7 +6,7 @@ In: the changes by finding. Out: (titles, rows) for the terminal. Called by adap
 from collections.abc import Mapping
 from typing import Any
 
-from orchestrator.evaluation.scoring import number
+from orchestrator.formatting import number, signed
 
 Rows = tuple[list[str], list[list[str]]]
 
@@ -22,11 +22,10 @@ def film_table(changes: Mapping[str, Any]) -> Rows:
             continue
         before, after, gap = facts["before"], facts["after"], facts["brier_change"]
         ece = f"{_pair(before['ece'], after['ece'])} ({number(after['ece_chance'])})"
-        span = "-" if gap is None else f"{gap['value']:+.3f} ({gap['low']:+.3f} to {gap['high']:+.3f})"
         rows.append([
             slug, change.how, str(facts["films"]), str(facts["positives"]), number(facts["auc"]),
             _pair(facts["prevalence"]["before"], facts["prevalence"]["after"]), _pair(before["brier"], after["brier"]),
-            span, ece, _pair(before["slope"], after["slope"], 2),
+            signed(**gap) if gap else "-", ece, _pair(before["slope"], after["slope"], 2),
             _pair(facts["threshold"]["before"], facts["threshold"]["after"]),
             _pair(before.get("sensitivity"), after.get("sensitivity"), 2),
             _pair(before.get("specificity"), after.get("specificity"), 2),

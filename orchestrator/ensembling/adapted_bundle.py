@@ -6,19 +6,19 @@ old `bundle.json`, and for each changed finding the values that it had before.
 """
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from models.files.layout import BundlePaths, publishing
+from models.files.layout import BundlePaths
 from orchestrator.datasets.dataset import hash_file
 from orchestrator.ensembling.bundle_writing import link_or_copy, made_names, new_bundle, renew_self_test
+from orchestrator.formatting import write_csv
 from orchestrator.inference.bundle import Bundle
 from orchestrator.inference.bundle_description import read_description, write_description
 from orchestrator.storage.folder_swap import recover
-from orchestrator.storage.workspace import carried_on
 from pathologies.errors import InputError
 
 NOT_COPIED = ("bundle.json", "bundle.sha256", "test_reads.jsonl", ".*")
@@ -43,14 +43,25 @@ def check_source(source: Path, out: Path) -> None:
 
 
 def write_adapted(
-    bundle: Bundle, out: Path, changes: Mapping[str, Any], record: dict[str, Any], listing: pd.DataFrame | None
+    bundle: Bundle,
+    out: Path,
+    changes: Mapping[str, Any],
+    record: dict[str, Any],
+    listing: pd.DataFrame | None,
+    carry: Callable[[str], str],
 ) -> dict[str, Any]:
-    """Write the folder, test it and return its description. What was at `out` stays until the new one is complete."""
+    """Write the folder, test it and return its description. What was at `out` stays until the new one is complete.
+
+    `carry`: what the old bundle says of its run, as the new one has to say it.
+    """
     source = bundle.paths.root
     with new_bundle(out) as goal:
         left = made_names(source, NOT_COPIED)
         shutil.copytree(source, goal.root, copy_function=link_or_copy, ignore=left, dirs_exist_ok=True)
-        description = _describe(bundle, goal, out, changes, record, listing)
+        description = _describe(bundle, goal, changes, record, listing)
+        description |= {"run": carry(description["run"])} if description.get("run") else {}
+        if description.get("runs"):
+            description["runs"] = {slug: carry(run) for slug, run in description["runs"].items()}
         renew_self_test(description, goal)
         return write_description(description, goal)
 
@@ -58,7 +69,6 @@ def write_adapted(
 def _describe(
     bundle: Bundle,
     goal: BundlePaths,
-    out: Path,
     changes: Mapping[str, Any],
     record: dict[str, Any],
     listing: pd.DataFrame | None,
@@ -69,19 +79,13 @@ def _describe(
     record = {"from": source.root.name, "from_sha256": hash_file(source.bundle)} | record
     if listing is not None:
         record["films_list"] = f"adapted-{len(earlier) + 1}-films.csv"
-        with publishing(goal.root / record["films_list"]) as temporary:
-            listing.to_csv(temporary, index=False)
+        write_csv(listing, goal.root / record["films_list"])
         record["films_sha256"] = hash_file(goal.root / record["films_list"])
     record["findings"] = {slug: _told(old["findings"][slug], change) for slug, change in changes.items()}
-    description = dict(old) | {
+    return dict(old) | {
         "findings": old["findings"] | {slug: change.entry for slug, change in changes.items()},
         "adapted": [*earlier, record],
     }
-    if old.get("run"):
-        description["run"] = carried_on(old["run"], source.root, out)
-    if old.get("runs"):
-        description["runs"] = {slug: carried_on(run, source.root, out) for slug, run in old["runs"].items()}
-    return description
 
 
 def _told(old: Mapping[str, Any], change: Any) -> dict[str, Any]:

@@ -6,7 +6,7 @@ augmentation is asked for. Called by `hilum ensemble`.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -15,57 +15,42 @@ import numpy as np
 import pandas as pd
 
 from models.files.layout import BundlePaths, RunPaths, read_json
-from orchestrator.datasets.dataset import Dataset, load_dataset
+from orchestrator.datasets.dataset import Dataset, differing
+from orchestrator.datasets.labelled import Material, read_material
 from orchestrator.ensembling.bundle_writing import check_goal, finish, new_bundle
 from orchestrator.ensembling.calibration_fit import FitSettings, fit_findings
 from orchestrator.ensembling.logit_tables import asked_table, group_facts, held_out_films, mean_logits, member_table
 from orchestrator.ensembling.members import Trained, columns_of, copy_weights, finished_targets, taught_prior
-from orchestrator.ensembling.selection import Question
+from orchestrator.ensembling.pipeline import CalibrationData
 from orchestrator.inference.bundle_description import files_of, format_of
-from orchestrator.storage.staging import stage_dataset
-from orchestrator.storage.workspace import from_there
+from orchestrator.storage.workspace import Workspace
 from pathologies.errors import InputError
-from pathologies.findings.catalog import CHEXPERT_TARGETS, descendants, find_pathology, load_catalog
+from pathologies.findings.catalog import CHEXPERT_TARGETS, descendants, find_pathology
 from pathologies.findings.pathology import Pathology
-from pathologies.labels.contract import LabelContract
-from pathologies.labels.resolution import resolve
 
 __all__ = ["EnsembleRequest", "Trained", "build_bundle", "finished_targets", "mean_logits"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class EnsembleRequest:
+class NetworksRequest:
+    """Which networks of a run become part of a bundle."""
+
     run: Path
     out: Path
     dataset: Path | None = None  # none: the one that the run was planned on
     targets: tuple[str, ...] = ()
     findings: Path | None = None
-    consistency: bool = False  # raise every parent to its likeliest child, as the last step
     tta: bool = False  # test-time augmentation: every network is a second member that looks at copies of the film
     snapshots: bool = True  # further weights of each training, where it kept some, are members too
     use: str = "both"  # a finding's own networks, its columns of shared ones, or both, where both are there
     force: bool = False  # also in the place of an adapted bundle
     settings: FitSettings = FitSettings()
+    workspace: Workspace = field(default_factory=Workspace, compare=False)  # in which the folders were opened
 
 
 @dataclass(frozen=True, kw_only=True)
-class Material:
-    """What entries are made from, beside the members' logits."""
-
-    dataset: Dataset
-    catalog: Mapping[str, Pathology]
-    frame: pd.DataFrame
-
-    @property
-    def patients(self) -> pd.Series:
-        return self.frame.set_index("image_id")["patient_id"]
-
-    def reference(self, slug: str) -> pd.Series:
-        """Truth under the reference contract by image_id; NaN where unknown."""
-        manifest = self.dataset.manifest
-        contract = LabelContract.from_dict(manifest["reference_contract"])
-        answer = resolve(self.frame, slug, contract, self.catalog, labelled=manifest["sources"])
-        return pd.Series(answer.values, index=self.frame["image_id"]).where(answer.weights > 0)
+class EnsembleRequest(NetworksRequest):
+    consistency: bool = False  # raise every parent to its likeliest child, as the last step
 
 
 def build_bundle(request: EnsembleRequest) -> dict[str, Any]:
@@ -75,7 +60,7 @@ def build_bundle(request: EnsembleRequest) -> dict[str, Any]:
     """
     run = RunPaths(request.run)
     check_goal(request.out, run.root, request.force)
-    material = read_material(run, request.dataset, request.findings)
+    material = run_material(run, request.dataset, request.findings, request.workspace)
     trained, left_out = trained_members(run, request.targets, material.catalog, request.snapshots, request.use)
     order = [slug for slug in (*CHEXPERT_TARGETS, *material.catalog) if slug in trained]
     trained = {slug: trained[slug] for slug in dict.fromkeys(order)}
@@ -83,9 +68,11 @@ def build_bundle(request: EnsembleRequest) -> dict[str, Any]:
         models, tables = {}, {}
         for slug, members in trained.items():
             models[slug], tables[slug] = pack_members(members, out, material.dataset, request.tta)
-        questions = make_questions(tables, material)
+        calibration_data = make_calibration_data(tables, material)
         parents = {slug: material.catalog[slug].parents for slug in trained}
-        fitted = fit_findings(questions, parents=parents if request.consistency else None, settings=request.settings)
+        fitted = fit_findings(
+            calibration_data, parents=parents if request.consistency else None, settings=request.settings
+        )
         findings = {}
         for position, slug in enumerate(trained):
             entry = {"position": position, "name": material.catalog[slug].name, "parents": list(parents[slug])}
@@ -93,14 +80,26 @@ def build_bundle(request: EnsembleRequest) -> dict[str, Any]:
                 entry | fitted[slug] | trained_facts(trained[slug], fitted[slug]) | {"models": models[slug]}
             )
         add_consumed(findings, request.consistency)
-        description = _describe(run, material.dataset, findings, left_out, request.out)
+        description = _describe(material.dataset, findings, left_out)
+        description["run"] = request.workspace.path_from(request.out, run.root)
         return finish(description | {"consistency": request.consistency}, out)
 
 
-def read_material(run: RunPaths, dataset: Path | None, findings: Path | None) -> Material:
-    """The run's data set and the catalogue. Errors: not a run; a data set that is not the run's."""
-    opened = _dataset_of(run, dataset)
-    return Material(dataset=opened, catalog=load_catalog(findings), frame=opened.read_labels_frame())
+def run_material(
+    run: RunPaths, dataset: Path | None = None, findings: Path | None = None, workspace: Workspace | None = None
+) -> Material:
+    """The run's data set, where it is now or at `dataset`. Errors: not a run; a data set that is not the run's."""
+    plan = read_json(run.plan) if run.plan.exists() else None
+    if plan is None:
+        raise FileNotFoundError(f"{run.root} is not a run: it has no plan.json. Make one with `hilum train`.")
+    folder = (workspace or Workspace()).read_dataset(dataset or plan["dataset"])
+    if not folder.is_dir():
+        raise FileNotFoundError(f"The run's data set is not at {folder} any more. Say where it is with --dataset.")
+    material = read_material(folder, findings)
+    changed = differing(plan["data"], material.dataset.manifest, plan["data"])
+    if changed:
+        raise InputError(f"{folder} is not the data set of {run.root}: {', '.join(changed)} differ.")
+    return material
 
 
 def trained_members(
@@ -136,21 +135,21 @@ def pack_members(
     return models, table
 
 
-def make_questions(tables: Mapping[str, pd.DataFrame], material: Material) -> dict[str, Question]:
-    """The question of every finding; stacking is offered over the findings whose networks take the same films."""
+def make_calibration_data(tables: Mapping[str, pd.DataFrame], material: Material) -> dict[str, CalibrationData]:
+    """The data of every finding; stacking is offered over the findings whose networks take the same films."""
     means = {slug: table.mean(axis=1) for slug, table in tables.items()}
-    questions = {}
+    calibration_data = {}
     for slug, table in tables.items():
         films = table.index
         inputs = (slug, *[other for other in tables if other != slug and tables[other].index.equals(films)])
-        questions[slug] = Question(
+        calibration_data[slug] = CalibrationData(
             columns=table.to_numpy(float),
-            truth=material.reference(slug).reindex(films).to_numpy(float),
+            truth=material.truth(slug).reindex(films).to_numpy(float),
             patients=material.patients.reindex(films).to_numpy(str),
             findings=np.column_stack([means[one].to_numpy() for one in inputs]),
             inputs=inputs,
         )
-    return questions
+    return calibration_data
 
 
 def trained_facts(members: list[Trained], fitted: Mapping[str, Any]) -> dict[str, Any]:
@@ -180,23 +179,7 @@ def add_consumed(findings: dict[str, dict[str, Any]], consistency: bool, only: S
         findings[slug]["consumes"] = sorted(set().union(*[blended[one] for one in (slug, *below)]))
 
 
-def _dataset_of(run: RunPaths, given: Path | None) -> Dataset:
-    plan = read_json(run.plan) if run.plan.exists() else None
-    if plan is None:
-        raise FileNotFoundError(f"{run.root} is not a run: it has no plan.json. Make one with `hilum train`.")
-    folder = stage_dataset(given or plan["dataset"])
-    if not folder.is_dir():
-        raise FileNotFoundError(f"The run's data set is not at {folder} any more. Say where it is with --dataset.")
-    dataset = load_dataset(folder)
-    changed = [name for name, value in plan["data"].items() if dataset.manifest.get(name) != value]
-    if changed:
-        raise InputError(f"{folder} is not the data set of {run.root}: {', '.join(changed)} differ.")
-    return dataset
-
-
-def _describe(
-    run: RunPaths, dataset: Dataset, findings: dict[str, Any], left_out: dict[str, str], out: Path
-) -> dict[str, Any]:
+def _describe(dataset: Dataset, findings: dict[str, Any], left_out: dict[str, str]) -> dict[str, Any]:
     manifest = dataset.manifest
     views = sorted({model["views"] for entry in findings.values() for model in entry["models"]})
     return {
@@ -211,7 +194,6 @@ def _describe(
         },
         "reference_contract": manifest["reference_contract"],
         "data": {name: manifest[name] for name in ("images_sha256", "labels_sha256", "split_hash", "source", "fold")},
-        "run": from_there(run.root, out),
         "made_with": made_with(),
         "findings": findings,
         "left_out": left_out,

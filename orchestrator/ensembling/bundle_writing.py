@@ -14,13 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from models.files.layout import TEMPORARY_PREFIX, BundlePaths, publishing, read_json, write_json, write_text
-from orchestrator.ensembling.selection import comparisons_text
+from orchestrator.ensembling.pipeline import COMPARISONS, comparisons_text
 from orchestrator.inference.bundle import answers, assemble, load_bundle, test_pattern
 from orchestrator.inference.bundle_description import write_description
 from orchestrator.storage.folder_swap import building, recover
 from pathologies.errors import InputError
 
-COMPARISONS = "comparisons.txt"  # every blend and calibration that was compared, to read; bundle.json has them too
 MADE = (
     "bundle.json",
     "bundle.sha256",

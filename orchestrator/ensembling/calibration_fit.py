@@ -1,8 +1,8 @@
 """Everything that is fitted on part `calibrate` for a finding, as its entry in `bundle.json` tells it.
 
-In: a Question per finding (logits, truth, patients). Out: per finding the blend, the calibration with its reliability
-before and after, the operating points with intervals, the conformal zone and the cross-validated figures, plain data.
-Called by the ensembler, by `replace` and by `adapt`. Reads no file.
+In: CalibrationData per finding (logits, truth, patients). Out: per finding the blend, the calibration with its
+reliability before and after, the operating points with intervals, the conformal zone and the cross-validated figures,
+plain data. Called by the ensembler, by `replace` and by `adapt`. Reads no file.
 
 Where the logits are answers out of fold, what is fitted on single networks' answers is used on the mean of the folds'
 networks, which is a little better and has less spread. What the networks shift and stretch by themselves is seen in the
@@ -22,8 +22,14 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from models.statistics import conformal, metrics, reliability, thresholds
-from models.statistics.bootstrap import Interval, PatientBootstrap, paired_difference, patient_folds, rate_interval
-from orchestrator.ensembling.selection import ChoosingSettings, Question, Solution, patient_power, solve
+from models.statistics.bootstrap import PatientBootstrap, paired_difference, patient_folds, rate_interval
+from orchestrator.ensembling.pipeline import (
+    CalibrationData,
+    FittedPipeline,
+    SelectionSettings,
+    fit_pipeline,
+    patient_power,
+)
 from pathologies.errors import InputError
 from pathologies.findings.catalog import descendants
 
@@ -38,7 +44,7 @@ class FitSettings:
     default_rule: str = DEFAULT_RULE
     coverage: float = conformal.COVERAGE
     resamples: int = 1000  # of the patients, for the 95 % intervals of figures
-    choosing: ChoosingSettings = field(default_factory=ChoosingSettings)
+    selection: SelectionSettings = field(default_factory=SelectionSettings)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +53,7 @@ class Answers:
 
     probability: np.ndarray  # films
     fold: np.ndarray  # films
-    layers: np.ndarray  # films x folds
+    out_of_fold: np.ndarray  # films x folds
     truth: np.ndarray
     patients: np.ndarray
     ranking: np.ndarray | None  # a score whose ranks nothing was fitted for; None: the held-out probabilities
@@ -55,7 +61,7 @@ class Answers:
     @property
     def held_out(self) -> np.ndarray:
         """Every film's probability from the procedure that did not see its patient."""
-        return self.layers[np.arange(len(self.fold)), self.fold]
+        return self.out_of_fold[np.arange(len(self.fold)), self.fold]
 
 
 def fit_finding(score, truth, patients, settings: FitSettings | None = None) -> dict:
@@ -63,11 +69,11 @@ def fit_finding(score, truth, patients, settings: FitSettings | None = None) -> 
 
     truth: 1, 0, NaN unknown. Keys: see `describe`.
     """
-    return fit_findings({"finding": Question.of_score(score, truth, patients)}, settings=settings)["finding"]
+    return fit_findings({"finding": CalibrationData.of_score(score, truth, patients)}, settings=settings)["finding"]
 
 
 def fit_findings(
-    questions: Mapping[str, Question],
+    calibration_data: Mapping[str, CalibrationData],
     *,
     parents: Mapping[str, Sequence[str]] | None = None,
     wanted: Sequence[str] | None = None,
@@ -81,18 +87,20 @@ def fit_findings(
     films for further findings, which are not fitted here and which parents are raised to like to any other.
     """
     settings = settings or FitSettings()
-    wanted = list(questions if wanted is None else wanted)
-    known = _known_parents(parents or {}, [*questions, *(fixed or {})])
+    wanted = list(calibration_data if wanted is None else wanted)
+    known = _known_parents(parents or {}, [*calibration_data, *(fixed or {})])
     below = {slug: descendants(slug, known) if parents else [] for slug in wanted}
-    needed = [slug for slug in questions if slug in wanted or any(slug in children for children in below.values())]
-    folds = _common_folds(questions, settings.choosing) if parents else {}
-    solutions = {slug: solve(questions[slug], settings.choosing, folds.get(slug)) for slug in needed}
-    plain = {slug: _answers(questions[slug], solutions[slug]) for slug in needed}
+    needed = [
+        slug for slug in calibration_data if slug in wanted or any(slug in children for children in below.values())
+    ]
+    folds = _common_folds(calibration_data, settings.selection) if parents else {}
+    pipelines = {slug: fit_pipeline(calibration_data[slug], settings.selection, folds.get(slug)) for slug in needed}
+    plain = {slug: _answers(calibration_data[slug], pipelines[slug]) for slug in needed}
     final = _raised(plain, parents, fixed or {}) if parents else plain
     entries = {}
     for slug in wanted:
-        entries[slug] = _fitted(solutions[slug]) | describe(final[slug], settings)
-        entries[slug]["reliability"]["before"] = reliability_of(metrics.sigmoid(solutions[slug].score), final[slug])
+        entries[slug] = _fitted(pipelines[slug]) | describe(final[slug], settings)
+        entries[slug]["reliability"]["before"] = reliability_of(metrics.sigmoid(pipelines[slug].score), final[slug])
         if below[slug]:
             entries[slug]["consistency"] = _effect(plain[slug], final[slug], settings) | {"children": below[slug]}
     return entries
@@ -150,9 +158,9 @@ def cross_validated_calls(answers: Answers, rule: str) -> np.ndarray:
     call = np.zeros(len(known), dtype=bool)
     for one in np.unique(answers.fold):
         here, others = answers.fold == one, known & (answers.fold != one)
-        layer = answers.layers[:, one]
-        point = thresholds.choose(layer[others], answers.truth[others], rule, patients=answers.patients[others])
-        call[here] = layer[here] >= point.threshold
+        probability = answers.out_of_fold[:, one]
+        point = thresholds.choose(probability[others], answers.truth[others], rule, patients=answers.patients[others])
+        call[here] = probability[here] >= point.threshold
     return call
 
 
@@ -162,9 +170,9 @@ def conformal_zone(answers: Answers, coverage: float) -> dict:
     said = np.zeros(len(known), dtype=np.int8)
     for one in np.unique(answers.fold):
         here, others = answers.fold == one, known & (answers.fold != one)
-        layer = answers.layers[:, one]
-        zone = conformal.fit(layer[others], answers.truth[others], answers.patients[others], coverage)
-        said[here] = conformal.answer(layer[here], zone)
+        probability = answers.out_of_fold[:, one]
+        zone = conformal.fit(probability[others], answers.truth[others], answers.patients[others], coverage)
+        said[here] = conformal.answer(probability[here], zone)
     # A ranking that was fitted on these very films is too good on them: then the held-out probabilities are asked.
     probability = answers.probability if answers.ranking is not None else answers.held_out
     zone = conformal.fit(probability, answers.truth, answers.patients, coverage)
@@ -188,23 +196,23 @@ def reliability_of(probability: np.ndarray, answers: Answers) -> dict:
     }
 
 
-def _answers(question: Question, solution: Solution) -> Answers:
+def _answers(data: CalibrationData, fitted: FittedPipeline) -> Answers:
     return Answers(
-        probability=solution.probability,
-        fold=solution.fold,
-        layers=solution.layers,
-        truth=question.truth,
-        patients=question.patients,
-        ranking=solution.score if solution.fixed else None,
+        probability=fitted.probability,
+        fold=fitted.fold,
+        out_of_fold=fitted.out_of_fold,
+        truth=data.truth,
+        patients=data.patients,
+        ranking=fitted.score if fitted.fixed else None,
     )
 
 
-def _fitted(solution: Solution) -> dict:
-    choice = solution.choice
+def _fitted(fitted: FittedPipeline) -> dict:
+    choice = fitted.choice
     return {
-        "combine": solution.blend.method,
-        "blend": solution.blend.to_dict(),
-        "calibration": solution.calibration.to_dict(),
+        "combine": fitted.blend.method,
+        "blend": fitted.blend.to_dict(),
+        "calibration": fitted.calibration.to_dict(),
         "choices": {"blend": list(choice.blends), "calibration": list(choice.calibrations), "note": choice.note},
     }
 
@@ -221,17 +229,13 @@ def _point(answers: Answers, rule: str, bootstrap: PatientBootstrap, probability
     resampled = bootstrap.call_scores(call, truth)
     trials = {"sensitivity": truth > 0, "specificity": truth < 1, "precision": call}
     found = {name: rate_interval(resampled[name], bootstrap.patients_with(trials[name])) for name in SHOWN}
-    return point.to_dict() | {"cross_validated": {name: bounds(one) for name, one in found.items()}}
-
-
-def bounds(figure: Interval) -> dict[str, float]:
-    return {"value": figure.value, "low": figure.low, "high": figure.high}
+    return point.to_dict() | {"cross_validated": {name: one.bounds for name, one in found.items()}}
 
 
 def _raised(
     plain: Mapping[str, Answers], parents: Mapping[str, Sequence[str]], fixed: Mapping[str, np.ndarray]
 ) -> dict[str, Answers]:
-    """The answers with every parent raised to its likeliest descendant, in each layer too."""
+    """The answers with every parent raised to its likeliest descendant, without each fold too."""
     final = dict(plain)
     for slug in plain:
         below = descendants(slug, _known_parents(parents, [*plain, *fixed]))
@@ -248,30 +252,32 @@ def _raised(
         final[slug] = replace(
             plain[slug],
             probability=np.max([*[plain[one].probability for one in group], *floors], axis=0),
-            layers=np.max(
-                [*[plain[one].layers for one in group], *[_each_layer(plain[slug], one) for one in floors]], 0
+            out_of_fold=np.max(
+                [*[plain[one].out_of_fold for one in group], *[_each_fold(plain[slug], one) for one in floors]], 0
             ),
             ranking=None,
         )
     return final
 
 
-def _each_layer(answers: Answers, probability: np.ndarray) -> np.ndarray:
-    """What no fold has a share in, the same in every layer."""
-    return np.broadcast_to(probability[:, None], answers.layers.shape)
+def _each_fold(answers: Answers, probability: np.ndarray) -> np.ndarray:
+    """What no fold has a share in, the same without each."""
+    return np.broadcast_to(probability[:, None], answers.out_of_fold.shape)
 
 
 def _known_parents(parents: Mapping[str, Sequence[str]], slugs) -> dict[str, Sequence[str]]:
     return {slug: parents.get(slug, ()) for slug in slugs}
 
 
-def _common_folds(questions: Mapping[str, Question], settings: ChoosingSettings) -> dict[str, np.ndarray]:
+def _common_folds(
+    calibration_data: Mapping[str, CalibrationData], settings: SelectionSettings
+) -> dict[str, np.ndarray]:
     """Folds that a patient keeps from finding to finding: what one procedure has seen, no other may give away."""
-    ill = np.concatenate([question.patients[question.truth > 0] for question in questions.values()])
+    ill = np.concatenate([data.patients[data.truth > 0] for data in calibration_data.values()])
     found = {}
-    for slug, question in questions.items():
-        any_positive = np.isin(question.patients, ill).astype(np.float64)
-        found[slug] = patient_folds(question.patients, any_positive, settings.folds, settings.seed)
+    for slug, data in calibration_data.items():
+        any_positive = np.isin(data.patients, ill).astype(np.float64)
+        found[slug] = patient_folds(data.patients, any_positive, settings.folds, settings.seed)
     return found
 
 
@@ -281,4 +287,4 @@ def _effect(before: Answers, after: Answers, settings: FitSettings) -> dict:
     known = ~np.isnan(before.truth)
     bootstrap = PatientBootstrap(before.patients[known], resamples=settings.resamples)
     gap = paired_difference(bootstrap, after.held_out[known], before.held_out[known], before.truth[known])
-    return found | {"auc_gain": bounds(gap)}
+    return found | {"auc_gain": gap.bounds}

@@ -21,9 +21,10 @@ import pandas as pd
 from models.data.targets import PARTS, Targets
 from models.files.layout import RESERVED_SLUGS, BundlePaths, RunPaths, TargetPaths, read_json
 from models.statistics.blending import align_folds, model_columns
-from orchestrator.datasets.dataset import Dataset, usable_views
+from orchestrator.datasets.dataset import Dataset, hash_file
 from orchestrator.datasets.folds import fold_of_films
-from orchestrator.ensembling.members import Trained, column_name, columns_of, hash_of
+from orchestrator.datasets.labelled import usable_views
+from orchestrator.ensembling.members import Trained, column_name, columns_of
 from pathologies.errors import InputError
 from pathologies.table_files import read_parquet_file
 
@@ -195,5 +196,5 @@ def _same_weights(run: RunPaths, model: Mapping[str, Any]) -> TargetPaths | None
     else:
         paths = run.shared(model["member"]) if model.get("outputs") else run.target(owner, model["member"])
     weights = paths.snapshot(model["snapshot"]) if model.get("snapshot") else paths.weights
-    there = weights.is_file() and paths.predictions.is_file() and hash_of(weights) == model["sha256"]
+    there = weights.is_file() and paths.predictions.is_file() and hash_file(weights) == model["sha256"]
     return paths if there else None

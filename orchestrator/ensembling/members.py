@@ -5,7 +5,6 @@ Called by the ensembler, by `replace` and by comparisons of runs; what the netwo
 """
 
 import dataclasses
-import hashlib
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from models.data.targets import Targets
 from models.files.layout import BundlePaths, RunPaths, TargetPaths, publishing, read_json
 from models.statistics.metrics import divide
 from models.statistics.reliability import log_odds
+from orchestrator.datasets.dataset import hash_file
 from pathologies.errors import InputError
 
 # Which networks of a run are members: a finding's own, shared ones, heads on an encoder; both: all that are there.
@@ -209,14 +209,14 @@ def copy_weights(one: Trained, out: BundlePaths) -> dict[str, Any]:
     """Copy a member's weights into a bundle; returns its entry in `models`."""
     if one.head:
         return copy_head(one, out)
-    goal = out.shared_weights(one.member, hash_of(one.weights)) if one.outputs else out.weights(one.slug, one.name)
+    goal = out.shared_weights(one.member, hash_file(one.weights)) if one.outputs else out.weights(one.slug, one.name)
     if not (one.outputs and goal.exists()):  # a shared network is copied once for all its findings
         with publishing(goal) as temporary:
             shutil.copyfile(one.weights, temporary)
     kind = one.outcome.get("architecture") or {"name": one.config["backbone"], "args": {}}  # runs of before: no args
     return {
         "file": str(goal.relative_to(out.root)),
-        "sha256": hash_of(goal),
+        "sha256": hash_file(goal),
         "member": one.member,
         "snapshot": one.snapshot,  # the epoch of a snapshot of the member's training; 0: its best weights
         "column": one.column,  # which output of the network
@@ -241,7 +241,7 @@ def copy_head(one: Trained, out: BundlePaths) -> dict[str, Any]:
     payload = read_json(one.paths.config)
     facts, run = payload["encoder"], RunPaths(one.paths.root.parent.parent.parent)
     source, shared = run.encoder(facts["digest"]), out.encoder(facts["weights_sha256"])
-    if not source.is_file() or hash_of(source) != facts["weights_sha256"]:
+    if not source.is_file() or hash_file(source) != facts["weights_sha256"]:
         raise InputError(
             f"{source} is missing or damaged. Give `hilum train --heads` again: it brings the encoder back."
         )
@@ -252,7 +252,7 @@ def copy_head(one: Trained, out: BundlePaths) -> dict[str, Any]:
                 shutil.copyfile(file, temporary)
     return {
         "file": str(goal.relative_to(out.root)),
-        "sha256": hash_of(goal),
+        "sha256": hash_file(goal),
         "head": {
             "name": one.head,
             "kind": payload["head"]["kind"],
@@ -298,7 +298,3 @@ def taught_prior(one: Trained, calibrate_share: float) -> dict[str, Any]:
         prior["taught_share"] = divide(ill, ill + float(drawn @ (1 - value)))
         prior["log_odds_to_correct"] = float(log_odds(calibrate_share) - log_odds(prior["taught_share"]))
     return prior
-
-
-def hash_of(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()

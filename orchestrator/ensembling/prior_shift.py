@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 
 from models.statistics import metrics
-from models.statistics import thresholds as operating
 from models.statistics.calibration import Calibration, with_prevalence
 from models.statistics.metrics import Confusion, sigmoid
 from models.statistics.reliability import log_odds
+from models.statistics.thresholds import parse_rule
 from pathologies.findings.catalog import descendants
 
 UNKNOWN_FIGURES = dict.fromkeys(("sensitivity", "specificity", "precision", "f1", "f2"))
@@ -80,7 +80,7 @@ def withdraw_points(entry: Mapping[str, Any], children: Sequence[str]) -> dict[s
     why = f"it is raised to {', '.join(children)}, whose prevalence did not move with its own"
     points = {}
     for rule, point in entry["operating_points"].items():
-        if operating.parse_rule(rule)[0] == "cost":
+        if parse_rule(rule)[0] == "cost":
             points[rule] = dict(point) | UNKNOWN_FIGURES | {"shifted": True, "cross_validated": {}}
             continue
         gone = {"useful": False, "reason": f"no useful threshold: {why}", "shifted": True, "cross_validated": {}}
@@ -104,7 +104,7 @@ def _shift_point(rule: str, point: Mapping[str, Any], step: float, prevalence: f
     """The same films are called; precision and F follow from the new share. A cost rule keeps its probability instead:
     what a false alarm may cost does not depend on how common a finding is.
     """
-    name, arguments = operating.parse_rule(rule)
+    name, arguments = parse_rule(rule)
     shifted = {name: value for name, value in point.items() if name != "cross_validated"}
     if name == "cost":
         return shifted | UNKNOWN_FIGURES | {"shifted": True, "cross_validated": {}}

@@ -6,7 +6,6 @@ consistency, are named, and fitted again only if that is asked for.
 """
 
 import dataclasses
-import hashlib
 import shutil
 from collections.abc import Mapping, Set
 from dataclasses import dataclass
@@ -19,35 +18,28 @@ import pandas as pd
 from models.files.layout import BundlePaths, RunPaths, publishing, read_json
 from models.statistics.blending import LEARNED, Blend
 from models.statistics.bootstrap import PatientBootstrap, paired_difference
-from orchestrator.datasets.dataset import usable_views
+from orchestrator.datasets.dataset import ALIKE, differing, hash_file
+from orchestrator.datasets.labelled import Material, usable_views
 from orchestrator.ensembling import build
-from orchestrator.ensembling.build import Material
 from orchestrator.ensembling.bundle_writing import check_goal, finish, new_bundle
-from orchestrator.ensembling.calibration_fit import FitSettings, bounds, fit_findings
+from orchestrator.ensembling.calibration_fit import FitSettings, fit_findings
 from orchestrator.ensembling.logit_tables import bundled_table
-from orchestrator.ensembling.members import Trained, hash_of
-from orchestrator.ensembling.selection import Question
+from orchestrator.ensembling.members import Trained
+from orchestrator.ensembling.pipeline import CalibrationData
+from orchestrator.formatting import number, signed
 from orchestrator.inference.bundle import load_bundle
 from orchestrator.inference.bundle_description import files_of, format_of
-from orchestrator.storage.workspace import carried_on, from_there
+from orchestrator.storage.workspace import Workspace
 from pathologies.errors import InputError
 from pathologies.findings.catalog import descendants, find_pathology
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReplaceRequest:
-    run: Path  # has the new networks
+class ReplaceRequest(build.NetworksRequest):
+    """`targets`: what is replaced; `run` has the new networks."""
+
     bundle: Path
-    targets: tuple[str, ...]
-    out: Path
     refit_dependents: bool = False
-    dataset: Path | None = None  # none: the one that the run was planned on
-    findings: Path | None = None
-    tta: bool = False
-    snapshots: bool = True
-    use: str = "both"
-    force: bool = False  # also in the place of an adapted bundle
-    settings: FitSettings = FitSettings()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +53,7 @@ class Parts:
     material: Material
     trained: dict[str, list[Trained]]  # of the findings to replace
     dependants: list[str]
+    workspace: Workspace
 
     @property
     def kept(self) -> list[str]:
@@ -84,7 +77,7 @@ def replace_findings(request: ReplaceRequest) -> dict[str, Any]:
             slug: build.pack_members(members, out, parts.material.dataset, request.tta)
             for slug, members in parts.trained.items()
         }
-        fitted, questions = _fit(parts, {slug: table for slug, (_, table) in packed.items()}, request.settings)
+        fitted, calibration_data = _fit(parts, {slug: table for slug, (_, table) in packed.items()}, request.settings)
         findings = dict(sorted(parts.old["findings"].items(), key=lambda item: item[1]["position"]))
         for slug in parts.changed:
             findings[slug] = {name: findings[slug][name] for name in _LASTING if name in findings[slug]} | fitted[slug]
@@ -92,7 +85,7 @@ def replace_findings(request: ReplaceRequest) -> dict[str, Any]:
                 facts = build.trained_facts(parts.trained[slug], fitted[slug])
                 findings[slug] |= facts | {"models": packed[slug][0]}
         build.add_consumed(findings, _consistency(parts.old), parts.changed)
-        report = _report(parts, findings, questions)
+        report = _report(parts, findings, calibration_data)
         description = _describe(parts, findings, left_out) | {"replaced": report}
         return finish(description, out, _kept_answers(parts, report["unchanged"]))
 
@@ -127,9 +120,9 @@ def replacement_table(description: Mapping[str, Any]) -> tuple[list[str], list[l
     for slug, one in description["replaced"]["findings"].items():
         cells = [slug, one["role"]]
         for name in ("auc", "ece", "sensitivity", "specificity"):
-            cells.append(" -> ".join(_text(one[when].get(name)) for when in ("before", "after")))
+            cells.append(" -> ".join(number(one[when].get(name)) for when in ("before", "after")))
         gain = one.get("auc_gain")
-        rows.append([*cells, f"{gain['value']:+.3f} ({gain['low']:+.3f} to {gain['high']:+.3f})" if gain else ""])
+        rows.append([*cells, signed(**gain) if gain else ""])
     titles = ["on part calibrate", "", "AUC", "ECE", "sensitivity", "specificity", "AUC gain, same films"]
     return titles, rows
 
@@ -147,14 +140,14 @@ def _gather(request: ReplaceRequest) -> tuple[Parts, dict[str, str]]:
         raise InputError("--out is the bundle itself. Give a folder of its own.")
     run = RunPaths(request.run)
     check_goal(request.out, run.root, request.force)
-    material = build.read_material(run, request.dataset, request.findings)
+    material = build.run_material(run, request.dataset, request.findings, request.workspace)
     slugs = list(dict.fromkeys(find_pathology(name, material.catalog).slug for name in request.targets))
     absent = [slug for slug in slugs if slug not in old["findings"]]
     if absent:
         raise InputError(f"The bundle has no {', '.join(absent)} to replace. It has: {', '.join(old['findings'])}.")
     _require_same_data(old, material)
     trained, left_out = build.trained_members(run, tuple(slugs), material.catalog, request.snapshots, request.use)
-    kept = {hash_of(one.weights) for slug in slugs for one in trained[slug] if one.outputs}
+    kept = {hash_file(one.weights) for slug in slugs for one in trained[slug] if one.outputs}
     dependants = dependants_of(old, slugs, kept)
     if dependants and not request.refit_dependents:
         ways = ", ".join(f"{slug} (by {way})" for slug, way in dependants.items())
@@ -170,15 +163,15 @@ def _gather(request: ReplaceRequest) -> tuple[Parts, dict[str, str]]:
         material=material,
         trained={slug: trained[slug] for slug in slugs},
         dependants=list(dependants),
+        workspace=request.workspace,
     )
     return parts, left_out
 
 
 def _require_same_data(old: Mapping[str, Any], material: Material) -> None:
     manifest = material.dataset.manifest
-    changed = [name for name, value in old["data"].items() if manifest.get(name) != value]
-    changed += [name for name in ("reference_contract",) if manifest[name] != old[name]]
-    changed += [name for name in ("size", "letterbox", "intensity") if manifest[name] != old["input"][name]]
+    changed = differing(old["data"], manifest, old["data"]) + differing(old, manifest, ("reference_contract",))
+    changed += differing(old["input"], manifest, ALIKE)
     if changed:
         raise InputError(
             f"The run's data set is not the one that the bundle was made on: {', '.join(changed)} differ. "
@@ -188,7 +181,7 @@ def _require_same_data(old: Mapping[str, Any], material: Material) -> None:
 
 def _fit(
     parts: Parts, tables: dict[str, pd.DataFrame], settings: FitSettings
-) -> tuple[dict[str, dict], dict[str, Question]]:
+) -> tuple[dict[str, dict], dict[str, CalibrationData]]:
     """Fit the changed findings; the others enter, with what was chosen for them, where an answer depends on them."""
     consistency = _consistency(parts.old)
     parents = {slug: entry["parents"] for slug, entry in parts.old["findings"].items()}
@@ -199,19 +192,21 @@ def _fit(
             known[slug] = tables[slug]
         elif entangled:
             known[slug] = _old_table(parts, slug)
-    questions = build.make_questions(known, parts.material)
-    for slug, question in questions.items():
+    calibration_data = build.make_calibration_data(known, parts.material)
+    for slug, data in calibration_data.items():
         entry = parts.old["findings"][slug]
         if slug in parts.trained or (slug in parts.dependants and not entry["blend"].get("inputs")):
-            question = dataclasses.replace(question, inputs=())  # it stands on its own, and stays so
+            data = dataclasses.replace(data, inputs=())  # it stands on its own, and stays so
         elif slug not in parts.dependants:
             chosen = (entry["calibration"]["method"],)
             # "prior" is what a fit fell back to for want of cases, and will fall back to again
             chosen = ("platt",) if chosen == ("prior",) else chosen
-            question = dataclasses.replace(question, offered=(entry["combine"],), calibrations=chosen)
-        questions[slug] = question
-    fitted = fit_findings(questions, parents=parents if consistency else None, wanted=parts.changed, settings=settings)
-    return fitted, questions
+            data = dataclasses.replace(data, offered=(entry["combine"],), calibrations=chosen)
+        calibration_data[slug] = data
+    fitted = fit_findings(
+        calibration_data, parents=parents if consistency else None, wanted=parts.changed, settings=settings
+    )
+    return fitted, calibration_data
 
 
 def _old_table(parts: Parts, slug: str) -> pd.DataFrame:
@@ -235,10 +230,10 @@ def _describe(parts: Parts, findings: dict[str, Any], left_out: dict[str, str]) 
     """The old description with the new entries; paths of runs are those from the new folder."""
 
     def from_here(run: str) -> str:
-        return carried_on(run, parts.source.root, parts.out)
+        return parts.workspace.path_carried_over(run, parts.source.root, parts.out)
 
     runs = {slug: from_here(run) for slug, run in parts.old.get("runs", {}).items()}
-    runs |= {slug: from_there(parts.run.root, parts.out) for slug in parts.trained}
+    runs |= dict.fromkeys(parts.trained, parts.workspace.path_from(parts.out, parts.run.root))
     views = sorted({model["views"] for entry in findings.values() for model in entry["models"]})
     kept = {name: why for name, why in parts.old["left_out"].items() if name.partition("/")[0] not in parts.trained}
     return parts.old | {
@@ -252,7 +247,9 @@ def _describe(parts: Parts, findings: dict[str, Any], left_out: dict[str, str]) 
     }
 
 
-def _report(parts: Parts, findings: Mapping[str, Any], questions: Mapping[str, Question]) -> dict[str, Any]:
+def _report(
+    parts: Parts, findings: Mapping[str, Any], calibration_data: Mapping[str, CalibrationData]
+) -> dict[str, Any]:
     changed = {}
     for slug in parts.changed:
         before, after = parts.old["findings"][slug], findings[slug]
@@ -260,28 +257,28 @@ def _report(parts: Parts, findings: Mapping[str, Any], questions: Mapping[str, Q
             "role": "replaced" if slug in parts.trained else "fitted again",
             "before": before["cross_validated"],
             "after": after["cross_validated"],
-            "auc_gain": _gain(parts, slug, questions[slug], after) if slug in parts.trained else None,
+            "auc_gain": _gain(parts, slug, calibration_data[slug], after) if slug in parts.trained else None,
         }
     return {
         "findings": changed,
         "unchanged": [slug for slug in findings if slug not in parts.changed],
-        "bundle_sha256": hashlib.sha256(parts.source.bundle.read_bytes()).hexdigest(),
+        "bundle_sha256": hash_file(parts.source.bundle),
     }
 
 
-def _gain(parts: Parts, slug: str, question: Question, after: Mapping[str, Any]) -> dict[str, float] | None:
+def _gain(parts: Parts, slug: str, data: CalibrationData, after: Mapping[str, Any]) -> dict[str, float] | None:
     """AUC of the new score minus that of the old one, paired; None where a blend was fitted on these very films."""
     before = parts.old["findings"][slug]
     blends = [Blend.from_dict(entry.get("blend") or {"method": entry["combine"]}) for entry in (before, after)]
     if any(blend.method in LEARNED for blend in blends):
         return None
     table = _old_table(parts, slug)
-    known = ~np.isnan(question.truth)
-    if len(table) != len(known) or len(np.unique(question.truth[known])) < 2:
+    known = ~np.isnan(data.truth)
+    if len(table) != len(known) or len(np.unique(data.truth[known])) < 2:
         return None
-    bootstrap = PatientBootstrap(question.patients[known])
-    new, old = question.score(blends[1])[known], blends[0].apply(table)[known]
-    return bounds(paired_difference(bootstrap, new, old, question.truth[known]))
+    bootstrap = PatientBootstrap(data.patients[known])
+    new, old = data.score(blends[1])[known], blends[0].apply(table)[known]
+    return paired_difference(bootstrap, new, old, data.truth[known]).bounds
 
 
 def _kept_answers(parts: Parts, unchanged: list[str]) -> dict[str, dict[str, Any]]:
@@ -299,7 +296,3 @@ def _copy(source: Path, goal: Path) -> None:
 
 def _consistency(description: Mapping[str, Any]) -> bool:
     return bool(description.get("consistency", False))
-
-
-def _text(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"

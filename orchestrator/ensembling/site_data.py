@@ -1,6 +1,6 @@
 """A hospital's own labelled films, read and run through a bundle's networks.
 
-In: a table (path, patient, findings) and the folder of its images. Out: LocalFilms: logits, truth and patients of the
+In: a table (path, patient, findings) and the folder of its images. Out: SiteFilms: logits, truth and patients of the
 films that count, and why each other one does not. Called by adapt.
 """
 
@@ -13,11 +13,17 @@ import numpy as np
 import pandas as pd
 
 from orchestrator.datasets.dataset import hash_file
-from orchestrator.evaluation.alignment import patients_note, ways_to_say_in_tables
 from orchestrator.inference.bundle import Bundle
 from orchestrator.inference.films import PATH_COLUMNS, decoded_batches
 from orchestrator.inference.identity import tagged
-from orchestrator.inference.prediction_tables import Columns, Table, read_frame, read_truth
+from orchestrator.inference.prediction_tables import (
+    Columns,
+    Table,
+    patients_note,
+    read_frame,
+    read_truth,
+    ways_to_say_in_tables,
+)
 from pathologies.errors import InputError
 
 VIEW_COLUMNS = ("view", "Frontal/Lateral", "View Position", "ViewPosition", "view_position")
@@ -25,8 +31,10 @@ FRONTAL, LATERAL = ("frontal", "ap", "pa"), ("lateral", "ll", "rl")
 
 
 @dataclass(frozen=True, kw_only=True)
-class LocalRequest:
-    labelled: Path
+class SiteRequest:
+    """Which films, and how their table is to be read."""
+
+    labelled: Path | None = None  # a table: path, patient, findings
     images: Path | None = None  # none: the folder of the table
     path_column: str | None = None
     patient_column: str | None = None
@@ -37,7 +45,7 @@ class LocalRequest:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LocalFilms:
+class SiteFilms:
     """Row by row the films that count."""
 
     logits: np.ndarray  # films x findings of the bundle, blended, before calibration
@@ -47,7 +55,7 @@ class LocalFilms:
     notes: tuple[str, ...]
 
 
-def read_local_films(bundle: Bundle, request: LocalRequest, on_progress: Callable[[int, int], None]) -> LocalFilms:
+def read_site_films(bundle: Bundle, request: SiteRequest, on_progress: Callable[[int, int], None]) -> SiteFilms:
     """InputError / FileNotFoundError where table, folder and bundle do not fit together."""
     frame = read_frame(request.labelled)
     column = _path_column(frame, request)
@@ -85,7 +93,7 @@ def read_local_films(bundle: Bundle, request: LocalRequest, on_progress: Callabl
         notes.append(f"{moved} of them are not at their path, and were found by the end of it, which is unique.")
     notes.append(patients_note(patients[counted], by))
     notes += [f"Left out: {count} ({reason})." for reason, count in _tally(listing)]
-    return LocalFilms(
+    return SiteFilms(
         logits=logits,
         truth=table.values.loc[counted, slugs].reset_index(drop=True),
         patients=patients[counted].to_numpy(str),
@@ -94,7 +102,7 @@ def read_local_films(bundle: Bundle, request: LocalRequest, on_progress: Callabl
     )
 
 
-def _path_column(frame: pd.DataFrame, request: LocalRequest) -> str:
+def _path_column(frame: pd.DataFrame, request: SiteRequest) -> str:
     if request.path_column is None:
         lowered = {str(name).casefold(): str(name) for name in reversed(frame.columns)}
         found = next((lowered[name.casefold()] for name in PATH_COLUMNS if name.casefold() in lowered), None)
@@ -129,7 +137,7 @@ def _unwanted_views(frame: pd.DataFrame, paths: list[str], views: list[str]) -> 
     return reasons
 
 
-def _patients(table: Table, files: dict[int, Path], request: LocalRequest) -> tuple[pd.Series, str]:
+def _patients(table: Table, files: dict[int, Path], request: SiteRequest) -> tuple[pd.Series, str]:
     """(the patient of each row, what says so); where the table does not tell, the DICOM files do, or it is refused."""
     if table.patients is not None:
         return table.patients, table.patients_by

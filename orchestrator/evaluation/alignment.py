@@ -11,10 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from orchestrator.evaluation.scoring import ONE_PATIENT
 from orchestrator.inference.aggregation import aggregate_ids, aggregate_scores, aggregate_truth
 from orchestrator.inference.identity import LEVELS, ids_at, recognise
-from orchestrator.inference.prediction_tables import EACH_ROW, Table
+from orchestrator.inference.prediction_tables import Table, patients_note, ways_to_say_in_tables
 from pathologies.errors import InputError
 
 
@@ -151,24 +150,6 @@ def patients_of(truth: Table, key: pd.Series) -> tuple[pd.Series, str]:
             f"{several.index[several][0]!r}. Name a column by --id whose ids tell the patients apart."
         )
     return aggregate_ids(truth.patients, key), patients_note(truth.patients, truth.patients_by)
-
-
-def ways_to_say_in_tables(column: str) -> str:
-    """What the user can do about rows of nobody."""
-    return (
-        f"Name their column by {column}, or give --patient-pattern REGEX, whose group is the patient in an id; ids in "
-        "the layout of CheXpert, MIMIC-CXR or NIH say it themselves. Or say that each row is a patient of its own: "
-        f"{EACH_ROW}."
-    )
-
-
-def patients_note(patients: pd.Series, by: str) -> str:
-    """How many patients there are, and what says so."""
-    if by == EACH_ROW:
-        return f"Each of the {len(patients):,} rows counts as a patient of its own, as {EACH_ROW} says."
-    number = patients.nunique()
-    alarm = f" {ONE_PATIENT}" if number == 1 < len(patients) else ""
-    return f"{number:,} patient{'' if number == 1 else 's'} in {len(patients):,} labelled rows, by {by}.{alarm}"
 
 
 def _group_calls(table: Table, key: pd.Series) -> pd.DataFrame:

@@ -8,7 +8,7 @@ for its finding alone; which side is called better rests on p values adjusted fo
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -19,16 +19,19 @@ import pandas as pd
 from models.files.layout import RunPaths, read_json
 from models.statistics.bootstrap import Interval, PatientBootstrap, holm, interval, p_value
 from models.statistics.metrics import undefined_reason
-from orchestrator.ensembling.build import Material, read_material, trained_members
+from orchestrator.datasets.dataset import differing
+from orchestrator.datasets.labelled import Material
+from orchestrator.ensembling.build import run_material, trained_members
 from orchestrator.ensembling.logit_tables import mean_logits
 from orchestrator.ensembling.members import Trained
-from orchestrator.ensembling.selection import patient_power
-from orchestrator.evaluation.scoring import judged, mean_figures, number, resamples_note
+from orchestrator.ensembling.pipeline import patient_power
+from orchestrator.evaluation.scoring import judged, mean_figures, resamples_note
 from orchestrator.evaluation.training_cost import Cost, cost_of, epochs_of, span_of
-from orchestrator.storage.workspace import address, append_line
+from orchestrator.formatting import number, signed
+from orchestrator.storage.workspace import Workspace, append_line
 from pathologies.errors import InputError
 
-PARTS = ("calibrate", "test", "select")
+JUDGED_PARTS = ("calibrate", "test", "select")
 BLEND = "both blended"
 NO_DIFFERENCE = "no difference shown"
 SIGNIFICANT = 0.05  # of an adjusted p
@@ -46,6 +49,7 @@ class CompareRequest:
     findings: Path | None = None
     blend: bool = False  # also the mean of both sides' logits, against the better of the two
     resamples: int = 1000
+    workspace: Workspace = field(default_factory=Workspace, compare=False)  # in which the runs were opened
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,17 +109,18 @@ class RunComparison:
 
 def compare_runs(request: CompareRequest) -> RunComparison:
     """Judge both sides on the same films. Errors: other data or another split; nothing in common; an unknown part."""
-    if request.part not in PARTS:
-        raise InputError(f"Networks are compared on part {', '.join(PARTS)}; {request.part!r} is none of them.")
+    if request.part not in JUDGED_PARTS:
+        raise InputError(f"Networks are compared on part {', '.join(JUDGED_PARTS)}; {request.part!r} is none of them.")
     runs = RunPaths(request.run_a), RunPaths(request.run_b)
-    if request.use_a == request.use_b and _are_one(runs):
+    places = tuple(request.workspace.address(run.root) for run in runs)
+    if request.use_a == request.use_b and places[0] == places[1]:
         raise InputError(
             "Both sides are the same networks. Give two runs, or one run twice with --use-a single --use-b shared."
         )
-    material = read_material(runs[0], request.dataset, request.findings)
+    material = run_material(runs[0], request.dataset, request.findings, request.workspace)
     require_same_split(*runs)
     uses = request.use_a, request.use_b
-    names = _names(runs, uses)
+    names = _names(places, uses)
     found = [
         trained_members(run, request.targets, material.catalog, use=use)[0] for run, use in zip(runs, uses, strict=True)
     ]
@@ -141,9 +146,7 @@ def require_same_split(first: RunPaths, second: RunPaths) -> None:
     """InputError unless both runs are of the same films, labels and parts."""
     if not second.plan.exists():
         raise FileNotFoundError(f"{second.root} is not a run: it has no plan.json. Make one with `hilum train`.")
-    data = [read_json(run.plan)["data"] for run in (first, second)]
-    names = ("images_sha256", "labels_sha256", "split_hash")
-    changed = [name for name in names if data[0].get(name) != data[1].get(name)]
+    changed = differing(*(read_json(run.plan)["data"] for run in (first, second)))
     if changed:
         raise InputError(
             f"{first.root} and {second.root} cannot be compared: {', '.join(changed)} differ. Only runs on the same "
@@ -151,18 +154,10 @@ def require_same_split(first: RunPaths, second: RunPaths) -> None:
         )
 
 
-def _are_one(runs: tuple[RunPaths, RunPaths]) -> bool:
-    return address(runs[0].root) == address(runs[1].root)
-
-
-def _name(run: RunPaths) -> str:
-    return Path(address(run.root)).name
-
-
-def _names(runs: tuple[RunPaths, RunPaths], uses: tuple[str, str]) -> tuple[str, str]:
-    folders = [_name(run) for run in runs]
-    if _are_one(runs):
+def _names(places: tuple[str, ...], uses: tuple[str, str]) -> tuple[str, str]:
+    if places[0] == places[1]:
         return uses
+    folders = [Path(place).name for place in places]
     return (folders[0], folders[1]) if folders[0] != folders[1] else ("A", "B")
 
 
@@ -181,7 +176,7 @@ def judge_sides(
     if beyond and sides[0].folds == sides[1].folds:
         notes.append(f"{beyond} films were left out: the networks of one side do not take their view.")
     patients = material.patients.reindex(films).to_numpy(str)
-    truth = pd.DataFrame({slug: material.reference(slug).reindex(films) for slug in slugs})
+    truth = pd.DataFrame({slug: material.truth(slug).reindex(films) for slug in slugs})
     bootstrap = PatientBootstrap(patients, resamples=request.resamples)
     rows, gaps = [], []
     for slug in slugs:
@@ -269,10 +264,11 @@ def problem_of(truth: np.ndarray, bootstrap: PatientBootstrap) -> str:
 
 def _log_reading(sides: tuple[Side, Side], material: Material, request: CompareRequest) -> None:
     """Before the labels are looked at: a reading that crashes has been a reading."""
+    address = request.workspace.address
     entry = {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": "compare",
-        "runs": [_name(side.run) for side in sides],
+        "runs": [Path(address(side.run.root)).name for side in sides],
         "use": [request.use_a, request.use_b],
         "split_hash": material.dataset.manifest["split_hash"],
     }
@@ -310,14 +306,7 @@ def comparison_rows(found: RunComparison) -> tuple[list[str], list[list[str]]]:
     rows = []
     for row in found.rows:
         cells = [row.slug, str(row.positives), str(row.negatives), number(row.auc[0]), number(row.auc[1])]
-        cells += [signed(row.gap), number(row.p_holm), row.problem or row.better, *row.epochs]
-        rows.append([*cells, number(row.blend), signed(row.blend_gap)] if row.blend_gap else cells)
+        cells += [signed(**row.gap.bounds), number(row.p_holm), row.problem or row.better, *row.epochs]
+        rows.append([*cells, number(row.blend), signed(**row.blend_gap.bounds)] if row.blend_gap else cells)
     width = len(titles) - 6
-    return titles, [*rows, ["mean", "", "", "", "", signed(found.mean_gap), *[""] * width]]
-
-
-def signed(gap: Interval) -> str:
-    """A difference with its interval: +0.012 (-0.003 to +0.027)."""
-    if np.isnan(gap.value):
-        return "-"
-    return f"{gap.value:+.3f}" + ("" if np.isnan(gap.low) else f" ({gap.low:+.3f} to {gap.high:+.3f})")
+    return titles, [*rows, ["mean", "", "", "", "", signed(**found.mean_gap.bounds), *[""] * width]]

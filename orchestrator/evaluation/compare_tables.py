@@ -1,8 +1,7 @@
 """Prediction tables against one truth: each table's figures, their differences, their blends, human readers.
 
-In: a TablesRequest. Out: a Comparison, which orchestrator.evaluation.compare_tables_report shows and writes. Called by
-`hilum evaluate --predictions`. The same resamples of patients serve every table and finding, so that differences are
-paired.
+In: a TablesRequest. Out: a TableComparison, which `compare_tables_report` shows and writes. Called by `hilum evaluate
+--predictions`. The same resamples of patients serve every table and finding, so that differences are paired.
 """
 
 from collections.abc import Mapping
@@ -50,7 +49,7 @@ class TablesRequest:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Comparison:
+class TableComparison:
     """The answers, by table name; a blend is a table like any other."""
 
     reports: Mapping[str, Report]
@@ -66,7 +65,7 @@ class Comparison:
     notes: tuple[str, ...]
 
 
-def compare_tables(request: TablesRequest) -> Comparison:
+def compare_tables(request: TablesRequest) -> TableComparison:
     """Read, align, judge, blend and compare. InputError / FileNotFoundError for files that do not fit."""
     if request.rule != AUTO:
         thresholds.parse_rule(request.rule)
@@ -89,7 +88,7 @@ def _names(paths: list[Path]) -> list[tuple[Path, str]]:
     ]
 
 
-def compare_aligned(aligned: AlignedTables, request: TablesRequest) -> Comparison:
+def compare_aligned(aligned: AlignedTables, request: TablesRequest) -> TableComparison:
     """`compare_tables` for tables that are read and aligned."""
     slugs = _slugs(aligned, request)
     truth, notes = aligned.truth[slugs], list(aligned.notes)
@@ -104,7 +103,7 @@ def compare_aligned(aligned: AlignedTables, request: TablesRequest) -> Compariso
     reports, means, summaries, areas = {}, {}, {}, {}
     for name, table in scores.items():
         proper = name not in improper
-        calls, note = _operating(table, proper, aligned.calls.get(name, pd.DataFrame()), aligned, request.rule)
+        calls, note = _called_by(table, proper, aligned.calls.get(name, pd.DataFrame()), aligned, request.rule)
         notes += [f"{name}: {note}"] if note and name not in blended else []
         reports[name], figures = evaluate_figures(table, truth, bootstrap, calls, request.settings)
         if not proper:
@@ -117,7 +116,7 @@ def compare_aligned(aligned: AlignedTables, request: TablesRequest) -> Compariso
         notes.append(f"Not a probability, so without Brier score and calibration error: {', '.join(strangers)}.")
     pairs = len(areas) * (len(areas) - 1) // 2
     notes += scoring.resamples_note(request.settings.resamples, pairs, bootstrap.level)
-    return Comparison(
+    return TableComparison(
         reports=reports,
         means=means,
         multi_label=summaries,
@@ -166,7 +165,7 @@ def _slugs(aligned: AlignedTables, request: TablesRequest) -> list[str]:
     return wanted
 
 
-def _operating(table, proper: bool, own_calls, aligned: AlignedTables, rule: str) -> tuple[dict[str, Operating], str]:
+def _called_by(table, proper: bool, own_calls, aligned: AlignedTables, rule: str) -> tuple[dict[str, Operating], str]:
     """Where each finding of a table says yes, see AUTO; and a note that names the findings with a chosen threshold."""
     found: dict[str, Operating] = {}
     chosen = []
@@ -256,8 +255,7 @@ def reader_points(readers, scores, truth, bootstrap: PatientBootstrap) -> pd.Dat
             figures = bootstrap.call_scores(call == 1, answer)
             row = {"reader": reader, "finding": slug, "positives": int((answer == 1).sum())}
             for name in ("sensitivity", "specificity"):
-                found = interval(figures[name], bootstrap.level)
-                row |= {name: found.value, f"{name}_low": found.low, f"{name}_high": found.high}
+                row |= interval(figures[name], bootstrap.level).columns(name)
             for name, table in scores.items():
                 if slug in table:
                     row[f"{name} at this specificity"] = sensitivity_at(*judged(table, truth, slug), row["specificity"])

@@ -1,6 +1,6 @@
 """Pictures of a comparison: who is better at what, and the ROC curves with the human readers' points.
 
-In: a Comparison. Out: PNG files, whole or absent. Called by orchestrator.evaluation.compare_tables_report.
+In: a TableComparison. Out: PNG files, whole or absent. Called by orchestrator.evaluation.compare_tables_report.
 """
 
 from pathlib import Path
@@ -8,16 +8,18 @@ from pathlib import Path
 import numpy as np
 
 from models.statistics import metrics
-from orchestrator.evaluation.compare_tables import Comparison
-from orchestrator.evaluation.plots import BLUE, GREY, ORANGE, STYLE, draw_interval, pyplot, roc_points, save_figure
-from orchestrator.evaluation.scoring import judged, number, span
+from orchestrator.evaluation.compare_tables import TableComparison
+from orchestrator.evaluation.plots import draw_interval, roc_points
+from orchestrator.evaluation.scoring import judged
 from orchestrator.evaluation.table_blends import BLENDS
+from orchestrator.formatting import number, span
+from orchestrator.plotting import BLUE, GREY, ORANGE, STYLE, pyplot, save_figure
 
 GREEN = "#009E73"
 COLUMNS = 4  # panels of ROC curves beside each other
 
 
-def draw_comparison(comparison: Comparison, path: Path) -> Path:
+def draw_comparison(comparison: TableComparison, path: Path) -> Path:
     """Left the mean AUC of every table with its interval, right the AUC of every table and finding."""
     plt, names = pyplot(), list(comparison.reports)
     slugs = list(dict.fromkeys(slug for report in comparison.reports.values() for slug in report.findings))
@@ -41,7 +43,7 @@ def draw_comparison(comparison: Comparison, path: Path) -> Path:
         return save_figure(figure, path)
 
 
-def _draw_grid(axis, comparison: Comparison, order: list[str], slugs: list[str]) -> None:
+def _draw_grid(axis, comparison: TableComparison, order: list[str], slugs: list[str]) -> None:
     """The AUC of each table (row) for each finding (column); the darker the better, the best of a column in bold."""
     values = np.full((len(order), len(slugs)), np.nan)
     for row, name in enumerate(order):
@@ -59,7 +61,7 @@ def _draw_grid(axis, comparison: Comparison, order: list[str], slugs: list[str])
     axis.tick_params(axis="both", length=0)
 
 
-def draw_roc_curves(comparison: Comparison, path: Path) -> Path:
+def draw_roc_curves(comparison: TableComparison, path: Path) -> Path:
     """A panel per finding: every table's ROC curve thin, the best blend's strong, the readers' points."""
     plt, slugs = pyplot(), [slug for slug in comparison.truth.columns if _drawable(comparison, slug)]
     columns = min(COLUMNS, max(1, len(slugs)))
@@ -81,11 +83,11 @@ def draw_roc_curves(comparison: Comparison, path: Path) -> Path:
         return save_figure(figure, path)
 
 
-def _drawable(comparison: Comparison, slug: str) -> bool:
+def _drawable(comparison: TableComparison, slug: str) -> bool:
     return metrics.undefined_reason(comparison.truth[slug].to_numpy(float)) is None
 
 
-def _draw_panel(axis, comparison: Comparison, slug: str) -> None:
+def _draw_panel(axis, comparison: TableComparison, slug: str) -> None:
     strong = _strongest(comparison)
     axis.plot([0, 1], [0, 1], color=GREY, linestyle="--", linewidth=0.8)
     single = [name for name in comparison.reports if name not in BLENDS and name != strong]
@@ -109,7 +111,7 @@ def _draw_panel(axis, comparison: Comparison, slug: str) -> None:
     axis.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal", xlabel="False positive rate", ylabel="Sensitivity")
 
 
-def _strongest(comparison: Comparison) -> str:
+def _strongest(comparison: TableComparison) -> str:
     """The blend of the best mean AUC, else the best table."""
     blends = [name for name in comparison.reports if name in BLENDS]
     return max(blends or comparison.reports, key=lambda name: np.nan_to_num(comparison.means[name]["auc"].value))

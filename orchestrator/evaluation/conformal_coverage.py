@@ -12,8 +12,9 @@ import numpy as np
 import pandas as pd
 
 from models.statistics import conformal
-from models.statistics.bootstrap import PatientBootstrap, rate_interval
-from orchestrator.evaluation.scoring import EvaluationSettings, make_bootstrap, number
+from models.statistics.bootstrap import Interval, PatientBootstrap, rate_interval
+from orchestrator.evaluation.scoring import EvaluationSettings, make_bootstrap
+from orchestrator.formatting import number, span
 
 MEASURES = ("positives_covered", "negatives_covered", "uncertain")
 
@@ -36,7 +37,7 @@ def measure_coverage(
         row = {"finding": slug, "nominal": zone["coverage"], "low": zone["low"], "high": zone["high"]}
         row |= {"positives": int((label == 1).sum()), "negatives": int((label == 0).sum())}
         for name, found in _figures(bootstrap, answer, label).items():
-            row |= {name: found.value, f"{name}_low": found.low, f"{name}_high": found.high}
+            row |= found.columns(name)
         rows.append(row | {"reason": zone.get("reason", "")})
     return pd.DataFrame(rows)
 
@@ -58,7 +59,10 @@ def coverage_table(frame: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
     titles += ["uncertain", "from", "to", "notes"]
     rows = []
     for row in frame.to_dict("records"):
-        covered = [_span(row, name) for name in MEASURES[:2]]
+        covered = [
+            span(Interval(value=row[name], low=row[f"{name}_low"], high=row[f"{name}_high"]), 2)
+            for name in MEASURES[:2]
+        ]
         counts = [str(row["positives"]), str(row["negatives"])]
         cells = [counts[0], covered[0], counts[1], covered[1], number(row["uncertain"], 2)]
         rows.append(
@@ -81,8 +85,3 @@ def coverage_notes(frame: pd.DataFrame) -> list[str]:
     if short:
         notes.append(f"Its coverage falls short of what was promised, interval and all: {', '.join(short)}.")
     return notes
-
-
-def _span(row: Mapping[str, Any], name: str) -> str:
-    value = number(row[name], 2)
-    return value if value == "-" else f"{value} ({number(row[f'{name}_low'], 2)}-{number(row[f'{name}_high'], 2)})"

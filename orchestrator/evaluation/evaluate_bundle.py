@@ -6,7 +6,6 @@ per finding, `conformal.csv` where the bundle has zones, and `uncertain.csv` whe
 where the run is not at hand.
 """
 
-import hashlib
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -17,9 +16,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from models.files.layout import BundlePaths, RunPaths, publishing, read_json_lines, to_plain, write_json, write_text
+from models.files.layout import BundlePaths, RunPaths, read_json_lines, to_plain, write_json, write_text
 from models.statistics.metrics import sigmoid
-from orchestrator.datasets.dataset import Dataset, load_dataset, usable_views
+from orchestrator.datasets.dataset import ALIKE, Dataset, differing, hash_file
+from orchestrator.datasets.labelled import Material, read_material, usable_views
 from orchestrator.evaluation.conformal_coverage import coverage_notes, coverage_table, measure_coverage
 from orchestrator.evaluation.plots import FindingCurves, draw_finding, draw_overview
 from orchestrator.evaluation.scoring import (
@@ -29,21 +29,19 @@ from orchestrator.evaluation.scoring import (
     report_frame,
     report_notes,
     report_table,
-    span,
 )
 from orchestrator.evaluation.uncertain_labels import READINGS, measure_uncertain, uncertain_notes, uncertain_table
-from orchestrator.formatting import aligned
+from orchestrator.formatting import aligned, span, write_csv
 from orchestrator.inference.aggregation import aggregate_ids, aggregate_scores, aggregate_truth
 from orchestrator.inference.bundle import Bundle, load_bundle
 from orchestrator.inference.decisions import find_slug, prediction_frame, threshold_notes, thresholds_of
 from orchestrator.inference.films import BATCH
 from orchestrator.inference.identity import LEVELS
 from orchestrator.storage.object_store import is_remote, join
-from orchestrator.storage.workspace import append_line, origin_of
+from orchestrator.storage.staging import address
+from orchestrator.storage.workspace import append_line
 from pathologies.errors import InputError
-from pathologies.findings.catalog import load_catalog
 from pathologies.labels.contract import LabelContract
-from pathologies.labels.resolution import resolve
 from pathologies.sources.registry import read_labels
 from pathologies.splits.assignment import PARTS
 
@@ -99,8 +97,7 @@ def evaluate(request: EvaluateRequest) -> EvaluateResult:
     findings = bundle.description["findings"]
     thresholds = thresholds_of(findings, request.operating_point)
     wanted = [find_slug(name, bundle.slugs) for name in request.targets]
-    dataset = load_dataset(request.dataset)
-    scored = score_part(bundle, dataset, request)
+    scored = score_part(bundle, read_material(request.dataset, request.findings), request)
     if wanted:
         readings = {name: _only(truth, wanted) for name, truth in scored.readings.items()}
         scored = replace(scored, truth=_only(scored.truth, wanted), readings=readings)
@@ -122,8 +119,10 @@ def evaluate(request: EvaluateRequest) -> EvaluateResult:
     further = {"conformal": covered.to_dict("records"), "uncertain": to_plain(doubted.to_dict("records"))}
     data = report.to_dict() | bundle.identity | asked | further | {"notes": notes}
     _write(folder, report, data, [table, *[one for one in (uncertain, conformal) if one]])
-    predictions = prediction_frame(bundle.slugs, _row_names(scored), scored.probability, thresholds)
-    _write_tables(folder, predictions, {"conformal": covered, "uncertain": doubted})
+    predictions = prediction_frame(bundle.slugs, scored.frame["image_id"].tolist(), scored.probability, thresholds)
+    for name, frame in {"predictions": predictions, "conformal": covered, "uncertain": doubted}.items():
+        if len(frame):
+            write_csv(frame, folder / f"{name}.csv")
     _draw(folder, bundle, scored, report, thresholds)
     return EvaluateResult(
         report=report, table=table, notes=notes, folder=folder, conformal=conformal, uncertain=uncertain, data=data
@@ -159,15 +158,11 @@ def _aggregate(scored: Scored, level: str) -> Scored:
     )
 
 
-def _row_names(scored: Scored) -> list[str]:
-    return scored.frame["image_id"].tolist()
-
-
-def score_part(bundle: Bundle, dataset: Dataset, request: EvaluateRequest) -> Scored:
+def score_part(bundle: Bundle, material: Material, request: EvaluateRequest) -> Scored:
     """Run the networks on the part's films and look up its labels."""
+    dataset, frame = material.dataset, material.frame
     notes = _check_fit(bundle, dataset, request.part)
-    frame, parts = dataset.read_labels_frame(), dataset.parts()
-    chosen = parts == request.part
+    chosen = material.parts == request.part
     views = bundle.description["input"]["views"]
     chosen &= np.any([usable_views(frame, view) for view in views], axis=0)
     if not chosen.any():
@@ -178,7 +173,7 @@ def score_part(bundle: Bundle, dataset: Dataset, request: EvaluateRequest) -> Sc
     if request.part == "test":
         _log_reading(bundle, dataset, request)
     frame = frame.iloc[rows].reset_index(drop=True)
-    truth, readings, absent = _truth(bundle, dataset, frame, request)
+    truth, readings, absent = _truth(bundle, material, frame, request)
     if absent:
         notes.append(f"Not labelled by this data set, so not scored: {', '.join(absent)}.")
     probability = bundle.calibrate(logits)
@@ -187,29 +182,28 @@ def score_part(bundle: Bundle, dataset: Dataset, request: EvaluateRequest) -> Sc
 
 def _check_fit(bundle: Bundle, dataset: Dataset, part: str) -> list[str]:
     contract, manifest = bundle.description["input"], dataset.manifest
-    for name in ("size", "letterbox", "intensity"):
-        if contract[name] != manifest[name]:
-            taken, given = contract[name], manifest[name]
-            if name == "intensity":
-                name, taken, given = "intensity contract", taken.get("version"), given.get("version")
-            raise InputError(
-                f"The bundle takes films with {name} {taken}, the data set has {given}. "
-                f"Prepare it again with --size {contract['size']} --intensity {contract['intensity']['version']}."
-            )
-    same = all(manifest[name] == bundle.description["data"][name] for name in ("images_sha256", "split_hash"))
+    for name in differing(contract, manifest, ALIKE):
+        taken, given = contract[name], manifest[name]
+        if name == "intensity":
+            name, taken, given = "intensity contract", taken.get("version"), given.get("version")
+        raise InputError(
+            f"The bundle takes films with {name} {taken}, the data set has {given}. "
+            f"Prepare it again with --size {contract['size']} --intensity {contract['intensity']['version']}."
+        )
+    same = not differing(manifest, bundle.description["data"], ("images_sha256", "split_hash"))
     if same and part != "test":
         return [f"The part {part!r} had a share in making this bundle: these figures flatter it."]
     return [] if same else ["These are films of another data set than the bundle was made on."]
 
 
 def _truth(
-    bundle: Bundle, dataset: Dataset, frame: pd.DataFrame, request: EvaluateRequest
+    bundle: Bundle, material: Material, frame: pd.DataFrame, request: EvaluateRequest
 ) -> tuple[pd.DataFrame, dict[str, pd.DataFrame], list[str]]:
     """Labels under the data set's reference contract, the same under READINGS, and the findings that have none."""
-    manifest, catalog = dataset.manifest, load_catalog(request.findings)
-    contract = LabelContract.from_dict(manifest["reference_contract"])
     if request.truth is not None:
-        other = read_labels(manifest["source"], request.truth, catalog=catalog).frame.set_index("image_id")
+        other = read_labels(
+            material.dataset.manifest["source"], request.truth, catalog=material.catalog
+        ).frame.set_index("image_id")
         missing = [name for name in frame["image_id"] if name not in other.index]
         if missing:
             raise InputError(
@@ -222,10 +216,9 @@ def _truth(
         raise InputError(f"The labels know none of the bundle's findings ({', '.join(bundle.slugs)}).")
 
     def resolved(under: LabelContract) -> pd.DataFrame:
-        answers = {slug: resolve(frame, slug, under, catalog, labelled=manifest["sources"]) for slug in labelled}
-        return pd.DataFrame({slug: np.where(one.weights > 0, one.values, np.nan).astype(float)
-                             for slug, one in answers.items()})  # fmt: skip
+        return pd.DataFrame({slug: material.truth(slug, under, frame).to_numpy() for slug in labelled})
 
+    contract = material.reference_contract
     readings = {name: resolved(_read_as(contract, policy)) for name, policy in READINGS.items()}
     return resolved(contract), readings, [slug for slug in bundle.slugs if slug not in labelled]
 
@@ -238,14 +231,13 @@ def _read_as(contract: LabelContract, uncertain: str) -> LabelContract:
 
 def _log_reading(bundle: Bundle, dataset: Dataset, request: EvaluateRequest) -> None:
     """Before the labels are looked at: a reading that crashes has been a reading."""
-    description = bundle.paths.bundle.read_bytes()
     append_line(
         _log_of(bundle),
         {
             "time": datetime.now(UTC).isoformat(timespec="seconds"),
             "command": "evaluate",
-            "bundle": Path(origin_of(bundle.paths.root) or bundle.paths.root).name,
-            "bundle_sha256": hashlib.sha256(description).hexdigest(),
+            "bundle": Path(address(bundle.paths.root)).name,
+            "bundle_sha256": hash_file(bundle.paths.bundle),
             "split_hash": dataset.manifest["split_hash"],
             "truth": request.truth.name if request.truth else None,
         },
@@ -257,8 +249,8 @@ def _log_of(bundle: Bundle) -> Path | str:
     if run:
         return run.test_reads
     recorded = bundle.description["run"]
-    away = recorded if is_remote(recorded) else origin_of(bundle.paths.root)
-    return join(away, "test_reads.jsonl") if away else bundle.paths.root / "test_reads.jsonl"
+    place = recorded if is_remote(recorded) else address(bundle.paths.root)
+    return join(place, RunPaths(Path()).test_reads.name)
 
 
 def run_of(paths: BundlePaths, description: Mapping[str, Any], slug: str = "") -> RunPaths | None:
@@ -272,18 +264,7 @@ def _write(folder: Path, report: Report, data: dict[str, Any], tables: list) -> 
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "report.json", data)
     write_text(folder / "table.txt", "\n\n".join([*[aligned(*table) for table in tables], "\n".join(notes)]) + "\n")
-    with publishing(folder / "metrics.csv") as temporary:
-        report_frame(report).to_csv(temporary, index=False)
-
-
-def _write_tables(folder: Path, predictions: pd.DataFrame, further: Mapping[str, pd.DataFrame]) -> None:
-    """`predictions.csv`, and of the further tables those that have rows."""
-    with publishing(folder / "predictions.csv") as temporary:
-        predictions.to_csv(temporary, index=False)
-    for name, frame in further.items():
-        if len(frame):
-            with publishing(folder / f"{name}.csv") as temporary:
-                frame.to_csv(temporary, index=False)
+    write_csv(report_frame(report), folder / "metrics.csv")
 
 
 def _draw(folder: Path, bundle: Bundle, scored: Scored, report: Report, thresholds: Mapping[str, float | None]) -> None:

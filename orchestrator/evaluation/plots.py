@@ -1,7 +1,7 @@
 """Pictures of an evaluation: four panels per finding, and one overview of all AUCs.
 
 In: scores and truth of one finding, its rows of `history.jsonl`, or a Report. Out: PNG files, whole or absent. Called
-by `hilum evaluate` and the report. matplotlib is imported inside the functions and draws without a display.
+by `hilum evaluate` and the report.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,15 +10,12 @@ from pathlib import Path
 
 import numpy as np
 
-from models.files.layout import publishing
 from models.statistics import metrics, reliability
-from orchestrator.evaluation.scoring import Report, span
+from orchestrator.evaluation.scoring import Report
+from orchestrator.formatting import span
+from orchestrator.plotting import BLUE, GREY, ORANGE, STYLE, pyplot, save_figure
 
-# Okabe and Ito (2008): told apart by every kind of colour vision; line styles tell them apart in grey.
-BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#6B6B6B"
-STYLE = {"font.size": 10, "axes.titlesize": 11, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True}
 NAN = float("nan")
-STYLE |= {"grid.color": "#E3E3E3", "legend.frameon": False, "legend.fontsize": 9, "axes.axisbelow": True}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,28 +73,6 @@ def draw_overview(report: Report, path: Path, names: Mapping[str, str] | None = 
         _write_counts(text, findings, report)
         figure.suptitle(f"AUC on {report.rows:,} {unit} of {report.patients:,} patients", fontsize=14)
         return save_figure(figure, path)
-
-
-def pyplot():
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    return pyplot
-
-
-def save_figure(figure, path: Path) -> Path:
-    from matplotlib import pyplot
-
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with publishing(path) as temporary:
-            figure.savefig(temporary, dpi=110, format="png", metadata={"Software": None})
-    finally:
-        pyplot.close(figure)
-    return path
 
 
 def roc_points(score, truth) -> tuple[np.ndarray, np.ndarray]:

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 import pandas as pd
 
+from models.files.layout import to_plain
 from models.statistics import metrics, reliability
 from models.statistics.bootstrap import (
     Interval,
@@ -21,6 +22,8 @@ from models.statistics.bootstrap import (
     interval,
 )
 from models.statistics.sample_size import MINIMUM_CASES, judge_sample_size
+from orchestrator.formatting import beside, number, span
+from orchestrator.inference.prediction_tables import ONE_PATIENT
 from pathologies.errors import InputError
 
 UNDERPOWERED = MINIMUM_CASES  # fewer positives or negatives than this: the figures say little
@@ -72,9 +75,6 @@ class FindingReport:
         return min(self.positives, self.negatives) < UNDERPOWERED
 
 
-ONE_PATIENT = "All rows are of one patient, so that every interval has the width zero and means nothing."
-
-
 @dataclass(frozen=True, kw_only=True)
 class Report:
     findings: Mapping[str, FindingReport]
@@ -86,7 +86,7 @@ class Report:
 
     def to_dict(self) -> dict:
         """Plain data for JSON; NaN and infinity become None."""
-        return _plain(asdict(self))
+        return to_plain(asdict(self))
 
 
 def evaluate_predictions(
@@ -165,11 +165,11 @@ def judged(scores: pd.DataFrame, truth: pd.DataFrame, slug: str) -> tuple[np.nda
     return score, np.where(np.isnan(score), np.nan, answer)
 
 
-def _judge(slug: str, scores, truth, bootstrap: PatientBootstrap, operating: Operating):
+def _judge(slug: str, scores, truth, bootstrap: PatientBootstrap, called_by: Operating):
     score, answer = judged(scores, truth, slug)
     known = ~np.isnan(answer)
-    threshold = None if isinstance(operating, np.ndarray) else operating
-    call = operating if threshold is None else score >= threshold
+    threshold = None if isinstance(called_by, np.ndarray) else called_by
+    call = called_by if threshold is None else score >= threshold
     figures = finding_figures(bootstrap, score, answer, call)
     intervals = dict.fromkeys(FIGURES, NOWHERE) | finding_intervals(bootstrap, figures, answer, call)
     score, answer = score[known], answer[known]
@@ -208,15 +208,13 @@ def report_frame(report: Report) -> pd.DataFrame:
     for slug, finding in report.findings.items():
         row = {"finding": slug, **{name: getattr(finding, name) for name in _COUNTS}, "threshold": finding.threshold}
         for name in FIGURES:
-            figure = finding.figures[name]
-            row |= {name: figure.value, f"{name}_low": figure.low, f"{name}_high": figure.high}
+            row |= finding.figures[name].columns(name)
         row |= {name: getattr(finding, name) for name in ("ece_chance", "slope", "intercept", "underpowered")}
         for answer, scores in finding.simple.items():
             row |= {f"{answer}_{name}": value for name, value in scores.items()}
         rows.append(row | {"notes": "; ".join(finding.problems)})
-    mean = report.mean_auc
     note = f"over {len(report.findings) - len(report.left_out)} of {len(report.findings)} findings"
-    rows.append({"finding": "mean", "auc": mean.value, "auc_low": mean.low, "auc_high": mean.high, "notes": note})
+    rows.append({"finding": "mean", **report.mean_auc.columns("auc"), "notes": note})
     return pd.DataFrame(rows).astype(dict.fromkeys(("rows", "positives", "negatives", "unknown"), "Int64"))
 
 
@@ -255,23 +253,6 @@ def _table_row(finding: FindingReport) -> list[str]:
     ]
 
 
-def number(value: float | None, digits: int = 3) -> str:
-    """A figure as text; "-" where it does not exist."""
-    return "-" if value is None or np.isnan(value) else f"{value:.{digits}f}"
-
-
-def beside(text: str, yardstick: float) -> str:
-    """A figure with its yardstick in brackets."""
-    return text if text == "-" else f"{text} ({number(yardstick)})"
-
-
-def span(figure: Interval) -> str:
-    """A figure with its interval: 0.853 (0.811-0.890)."""
-    if np.isnan(figure.value):
-        return "-"
-    return number(figure.value) + ("" if np.isnan(figure.low) else f" ({number(figure.low)}-{number(figure.high)})")
-
-
 def report_notes(report: Report) -> list[str]:
     """What a reader must know beside the table, in sentences."""
     used = len(report.findings) - len(report.left_out)
@@ -306,13 +287,3 @@ def resamples_note(resamples: int, tests: int, level: float = 0.95) -> list[str]
     if resamples >= needed:
         return []
     return [f"{resamples} resamples are too few to call any of {tests} differences real; give --resamples {needed}."]
-
-
-def _plain(value):
-    if isinstance(value, Mapping):
-        return {key: _plain(one) for key, one in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(one) for one in value]
-    if isinstance(value, float | np.floating):
-        return float(value) if np.isfinite(value) else None
-    return value

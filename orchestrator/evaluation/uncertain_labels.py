@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from models.statistics import metrics, reliability
-from orchestrator.evaluation.scoring import number
+from orchestrator.formatting import number
 
 READINGS = {"absent": "zeros", "present": "ones"}  # -> the uncertain policy that reads it so
 LEFT_OUT = "left_out"

@@ -25,7 +25,7 @@ from models.training.device import available_device
 from orchestrator.inference.bundle_description import MEND, Seal, mapping, named, number, open_description, record, text
 from orchestrator.inference.decisions import conformal_answers, parse_assignments, prediction_frame, thresholds_of
 from orchestrator.inference.films import BATCH, Named, decoded_batches, named_films
-from orchestrator.storage.staging import origin
+from orchestrator.storage.staging import address
 from pathologies.errors import InputError
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ class Bundle:
     @property
     def identity(self) -> dict[str, Any]:
         """Which bundle it is, to be written beside what it says."""
-        name = (origin(self.paths.root) or str(self.paths.root.resolve())).rpartition("/")[2]
+        name = address(self.paths.root).rpartition("/")[2]
         known = self.seal or Seal(sha256="", sealed=False)
         return {"bundle": name, "bundle_sha256": known.sha256, "sealed": known.sealed}
 

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from models.statistics import conformal
-from models.statistics import thresholds as operating
+from models.statistics.thresholds import ESTIMATE, ESTIMATED, PROMISED, parse_rule
 from pathologies.errors import InputError
 from pathologies.findings.catalog import find_pathology
 
@@ -81,8 +81,8 @@ def threshold_notes(
     }
     meanings: dict[str, list[str]] = {}
     for slug, point in points.items():
-        if operating.parse_rule(point["rule"])[0].removeprefix(operating.ESTIMATED) in operating.PROMISED:
-            meaning = point.get("promise") or f"{operating.ESTIMATE}, as in bundles made before the rule meant a bound"
+        if parse_rule(point["rule"])[0].removeprefix(ESTIMATED) in PROMISED:
+            meaning = point.get("promise") or f"{ESTIMATE}, as in bundles made before the rule meant a bound"
             meanings.setdefault(f"{point['rule']}: {meaning}", []).append(slug)
     notes = [f"{meaning} ({', '.join(names)})." for meaning, names in meanings.items()]
     return notes + [f"{slug}: {point['reason']}." for slug, point in points.items() if point.get("reason")]

@@ -26,6 +26,7 @@ PATIENT_NAMES = ("patient_id", "patient id", "patientid", "patient", "subject_id
 NO_FINDINGS = {"no finding": "no_finding", "support devices": "support_devices"}  # CheXpert's columns beyond findings
 CALL = "_positive"  # hilum's own tables carry their calls in <slug>_positive
 EACH_ROW = "--each-row-a-patient"
+ONE_PATIENT = "All rows are of one patient, so that every interval has the width zero and means nothing."
 ANSWER = "_answer"  # and their answers of three kinds in <slug>_answer
 
 
@@ -203,3 +204,21 @@ def _patients(table: Table, columns: Columns, path: Path) -> tuple[pd.Series | N
             f"{table.ids[nobody].iloc[0]!r}. Fill them in, or leave those rows out."
         )
     return table.patients, table.patients_by
+
+
+def ways_to_say_in_tables(column: str) -> str:
+    """What the user can do about rows of nobody."""
+    return (
+        f"Name their column by {column}, or give --patient-pattern REGEX, whose group is the patient in an id; ids in "
+        "the layout of CheXpert, MIMIC-CXR or NIH say it themselves. Or say that each row is a patient of its own: "
+        f"{EACH_ROW}."
+    )
+
+
+def patients_note(patients: pd.Series, by: str) -> str:
+    """How many patients there are, and what says so."""
+    if by == EACH_ROW:
+        return f"Each of the {len(patients):,} rows counts as a patient of its own, as {EACH_ROW} says."
+    number = patients.nunique()
+    alarm = f" {ONE_PATIENT}" if number == 1 < len(patients) else ""
+    return f"{number:,} patient{'' if number == 1 else 's'} in {len(patients):,} labelled rows, by {by}.{alarm}"

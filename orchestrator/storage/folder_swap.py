@@ -10,14 +10,12 @@ import ctypes
 import errno
 import logging
 import os
-import re
-import secrets
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from models.files.layout import TEMPORARY_PREFIX
-from orchestrator.storage.scratch import locked
+from models.files.layout import TEMPORARY_PREFIX, sync_folder
+from orchestrator.storage.scratch import own_folder
 from pathologies.errors import InputError
 
 log = logging.getLogger(__name__)
@@ -31,14 +29,12 @@ def building(goal: Path) -> Iterator[Path]:
     goal = Path(goal).resolve()  # a link to a folder stays a link, to the new one
     recover(goal)
     _require_place(goal)
-    _sweep(goal)
-    with _own_folder(goal) as build:
-        try:
-            yield build
-            _sync_tree(build)
-            _put_in_place(build, goal)
-        finally:
-            shutil.rmtree(build, ignore_errors=True)  # of a failure, or what was at `goal` before
+    if goal.exists():
+        shutil.rmtree(_aside(goal), ignore_errors=True)  # what stood here before a swap that was killed afterwards
+    with own_folder(goal.parent, f"{TEMPORARY_PREFIX}{goal.name}") as build:
+        yield build
+        sync_tree(build)
+        _put_in_place(build, goal)  # from here on `build` is what was at `goal` before
 
 
 def recover(goal: Path) -> None:
@@ -63,38 +59,6 @@ def _require_place(goal: Path) -> None:
         raise InputError(f"{goal} is built in the folder above it, where you may not write. Give another folder.")
 
 
-@contextlib.contextmanager
-def _own_folder(goal: Path) -> Iterator[Path]:
-    """A new folder and the lock that says that its process lives."""
-    while True:
-        build = goal.with_name(f"{TEMPORARY_PREFIX}{goal.name}-{secrets.token_hex(6)}")
-        lock = _lock_of(build)
-        with locked(lock):
-            build.mkdir()
-            if not lock.exists():  # a sweeper took it in the moment before it was locked
-                build.rmdir()
-                continue
-            try:
-                yield build
-            finally:
-                lock.unlink(missing_ok=True)
-            return
-
-
-def _sweep(goal: Path) -> None:
-    """Remove what killed builds left, and what stood here before a swap that was killed afterwards."""
-    name = re.compile(rf"{re.escape(TEMPORARY_PREFIX + goal.name)}-[0-9a-f]{{12}}(\.lock)?")
-    names = {path.name.removesuffix(".lock") for path in goal.parent.iterdir() if name.fullmatch(path.name)}
-    for build in map(goal.with_name, sorted(names)):
-        with locked(_lock_of(build), wait=False) as mine:
-            if mine is not None:
-                log.info("removing %s, which a killed process left", build)
-                shutil.rmtree(build, ignore_errors=True)
-                _lock_of(build).unlink(missing_ok=True)
-    if goal.exists():
-        shutil.rmtree(_aside(goal), ignore_errors=True)
-
-
 def _put_in_place(build: Path, goal: Path) -> None:
     for attempt in range(ATTEMPTS):
         if goal.exists():
@@ -110,7 +74,7 @@ def _put_in_place(build: Path, goal: Path) -> None:
             recover(goal)
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST) or attempt == ATTEMPTS - 1:
                 raise
-    _sync_folder(goal.parent)
+    sync_folder(goal.parent)
 
 
 def _exchange(one: Path, other: Path) -> bool:
@@ -120,7 +84,7 @@ def _exchange(one: Path, other: Path) -> bool:
     return call is not None and call(*names, RENAME_EXCHANGE) == 0
 
 
-def _sync_tree(root: Path) -> None:
+def sync_tree(root: Path) -> None:
     """A folder that took a name must be whole even after a power cut."""
     for folder, _, names in os.walk(root):
         for name in names:
@@ -129,22 +93,7 @@ def _sync_tree(root: Path) -> None:
                 os.fsync(descriptor)
             finally:
                 os.close(descriptor)
-        _sync_folder(Path(folder))
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    except OSError as error:  # some network file systems cannot; the rename stands
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS):
-            raise
-    finally:
-        os.close(descriptor)
-
-
-def _lock_of(build: Path) -> Path:
-    return build.with_name(f"{build.name}.lock")
+        sync_folder(Path(folder))
 
 
 def _aside(goal: Path) -> Path:

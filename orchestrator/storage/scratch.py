@@ -1,19 +1,23 @@
 """Folders of this node for what lies in object storage: the cache that is kept, and scratch that ends with its process.
 
 In: HILUM_CACHE (none: the user's cache folder, `~/.cache/hilum`). Out: folders, and locks that the system lets go of
-when a process dies, however it dies. Called by staging, the mirror and the commands.
+when a process dies, however it dies. Called by staging, the workspace,
+`folder_swap`, and for whatever one process at a time may write.
 """
 
 import contextlib
 import fcntl
 import logging
 import os
+import re
 import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
+
+from pathologies.errors import InputError
 
 log = logging.getLogger(__name__)
 VARIABLE = "HILUM_CACHE"
@@ -34,53 +38,72 @@ def cache_root() -> Path:
     return root
 
 
+def scratch_root() -> Path:
+    return cache_root() / "scratch"
+
+
 @contextlib.contextmanager
 def scratch(kind: str) -> Iterator[Path]:
-    """An empty folder that is removed at the end; those of processes that were killed are removed on the way."""
-    above = cache_root() / "scratch"
+    """An empty folder of this node for the time of the block."""
+    with own_folder(scratch_root(), kind, "[a-z]+") as root:
+        yield root
+
+
+@contextlib.contextmanager
+def own_folder(above: Path, name: str, names: str = "") -> Iterator[Path]:
+    """An empty folder in `above` that is removed at the end; those of processes that were killed go on the way.
+
+    It is called `name` and a number, as those others are (or by the expression `names`); the lock beside it says that
+    its process lives.
+    """
     above.mkdir(exist_ok=True)
-    _sweep(above)
-    name = f"{kind}-{secrets.token_hex(6)}"
-    with locked(above / f"{name}.lock"):
-        root = above / name
-        root.mkdir()
-        try:
-            yield root
-        finally:
-            shutil.rmtree(root, ignore_errors=True)
-            (above / f"{name}.lock").unlink(missing_ok=True)
+    _sweep(above, names or re.escape(name))
+    while True:
+        root = above / f"{name}-{secrets.token_hex(6)}"
+        with locked(_lock_of(root)):
+            root.mkdir()
+            if not _lock_of(root).exists():  # a sweeper took it in the moment before it was locked
+                root.rmdir()
+                continue
+            try:
+                yield root
+            finally:
+                shutil.rmtree(root, ignore_errors=True)
+                _lock_of(root).unlink(missing_ok=True)
+            return
 
 
 @contextlib.contextmanager
 def locked(path: Path, shared: bool = False, wait: bool = True) -> Iterator[IO[str] | None]:
     """Hold the lock `path`; yields None where somebody else holds it and `wait` is False."""
-    stream = take_lock(path, shared, wait)
-    try:
-        yield stream
-    finally:
-        if stream:
-            stream.close()
-
-
-def take_lock(path: Path, shared: bool = False, wait: bool = True) -> IO[str] | None:
-    """The open lock file: the lock lasts until it is closed or the process ends."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    stream = path.open("a", encoding="ascii")
-    try:
-        fcntl.flock(stream, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
-    except BlockingIOError:
-        stream.close()
-        return None
-    return stream
+    with path.open("a", encoding="ascii") as stream:
+        try:
+            fcntl.flock(stream, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
+            held = True
+        except BlockingIOError:
+            held = False
+        yield stream if held else None
 
 
-def _sweep(above: Path) -> None:
-    for folder in above.iterdir():
-        if not folder.is_dir():
-            continue
-        lock = above / f"{folder.name}.lock"
-        with locked(lock, wait=False) as mine:
+@contextlib.contextmanager
+def locked_alone(path: Path, other: str) -> Iterator[None]:
+    """Hold the lock `path`, or be refused: `other` says who holds it. Errors: InputError."""
+    with locked(path, wait=False) as mine:
+        if mine is None:
+            raise InputError(f"{other} Wait for it, or give another --out.")
+        yield
+
+
+def _sweep(above: Path, names: str) -> None:
+    ours = re.compile(rf"{names}-[0-9a-f]{{12}}(\.lock)?")
+    for root in {above / path.name.removesuffix(".lock") for path in above.iterdir() if ours.fullmatch(path.name)}:
+        with locked(_lock_of(root), wait=False) as mine:
             if mine is not None:  # its owner is gone
-                log.info("removing %s, which a killed process left", folder)
-                shutil.rmtree(folder, ignore_errors=True)
-                lock.unlink(missing_ok=True)
+                log.info("removing %s, which a killed process left", root)
+                shutil.rmtree(root, ignore_errors=True)
+                _lock_of(root).unlink(missing_ok=True)
+
+
+def _lock_of(root: Path) -> Path:
+    return root.with_name(f"{root.name}.lock")

@@ -7,19 +7,21 @@ folder appears under its name. What was used longest ago makes room; what a livi
 files are unlinked, never cut short: a map of them stays whole.
 """
 
+import contextlib
 import hashlib
 import json
 import logging
 import os
 import secrets
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-from models.files.layout import TEMPORARY_PREFIX, BundlePaths, DatasetPaths, write_json
-from orchestrator.storage.object_store import Entry, Store, is_remote
-from orchestrator.storage.scratch import VARIABLE, cache_root, locked, take_lock
+from models.files.layout import TEMPORARY_PREFIX, BundlePaths, DatasetPaths, parse_json, write_json
+from orchestrator.storage.folder_swap import sync_tree
+from orchestrator.storage.object_store import Store, is_remote
+from orchestrator.storage.scratch import VARIABLE, cache_root, locked
 from pathologies.errors import InputError
 
 log = logging.getLogger(__name__)
@@ -28,34 +30,49 @@ SPARE = 0.02  # of the disk, left free
 ORIGIN = ".origin.json"  # beside the files: where they came from
 MANIFEST = DatasetPaths(Path()).manifest.name
 DESCRIPTION = BundlePaths(Path()).bundle.name
-_in_use: dict[Path, IO[str]] = {}  # shared locks, held until this process ends
 
 
-def stage_dataset(place: Path | str) -> Path:
-    """The folder to read: `place` itself, or where it is staged. Errors: FileNotFoundError, StorageError, no room."""
-    return stage(place, MANIFEST) if is_remote(place) else Path(place)
+@contextlib.contextmanager
+def staged_dataset(place: Path | str) -> Iterator[Path]:
+    """The folder to read: `place` itself, or where it is staged; in the block it is in use, so nobody removes it.
+
+    Errors: FileNotFoundError, StorageError, no room.
+    """
+    with _staged(place, MANIFEST) as folder:
+        yield folder
 
 
-def stage_bundle(place: Path | str) -> Path:
-    return stage(place, DESCRIPTION) if is_remote(place) else Path(place)
+@contextlib.contextmanager
+def staged_bundle(place: Path | str) -> Iterator[Path]:
+    """As `staged_dataset`."""
+    with _staged(place, DESCRIPTION) as folder:
+        yield folder
 
 
-def stage(uri: str, marker: str) -> Path:
-    """Bring the folder at `uri` here, unless this very content is here already."""
-    store = Store(uri).check()
+@contextlib.contextmanager
+def _staged(place: Path | str, marker: str) -> Iterator[Path]:
+    """Bring the folder at `place` here, unless this very content is here already."""
+    if not is_remote(place):
+        yield Path(place)
+        return
+    store = Store(place).check()
     content = _read_marker(store, marker)
-    above = cache_root() / "staged"
-    folder = above / hashlib.sha256(content).hexdigest()[:32]
-    if folder not in _in_use:
-        _in_use[folder] = take_lock(folder.with_suffix(".used"), shared=True)
-    os.utime(folder.with_suffix(".used"))
-    if not folder.is_dir():
-        with locked(folder.with_suffix(".lock")):
-            if not folder.is_dir():
-                _bring(store, marker, content, folder)
-    if origin(folder) != uri:  # the same content lies in two places; the one asked for last is told
-        write_json(folder / ORIGIN, {"uri": uri})
-    return folder
+    folder = cache_root() / "staged" / hashlib.sha256(content).hexdigest()[:32]
+    used = folder.with_suffix(".used")
+    with locked(used, shared=True):
+        os.utime(used)
+        if not folder.is_dir():
+            with locked(folder.with_suffix(".lock")):
+                if not folder.is_dir():
+                    _bring(store, marker, content, folder)
+        if origin(folder) != place:  # the same content lies in two places; the one asked for last is told
+            write_json(folder / ORIGIN, {"uri": place})
+        yield folder
+
+
+def address(folder: Path) -> str:
+    """How another process, maybe on another machine, finds a folder that is read: where it was brought from."""
+    return origin(folder) or str(Path(folder).resolve())
 
 
 def origin(folder: Path) -> str | None:
@@ -86,42 +103,40 @@ def _bring(store: Store, marker: str, content: bytes, folder: Path) -> None:
             path.parent.mkdir(parents=True, exist_ok=True)
             store.download(name, path, entry)
         (partial / marker).write_bytes(content)
-        _check(json.loads(content), marker, partial, store.uri)
+        _check(parse_json(content, f"{store.uri}/{marker}"), marker, partial, store.uri)
         write_json(partial / ORIGIN, {"uri": store.uri})
-        _sync_files(partial, entries)
+        sync_tree(partial)
         os.rename(partial, folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _sync_files(root: Path, entries: Mapping[str, Entry]) -> None:
-    """A folder that appeared must be whole even after a power cut."""
-    for name in entries:
-        with (root / name).open("rb+") as file:
-            os.fsync(file.fileno())
-
-
 def _check(described: Mapping[str, Any], marker: str, root: Path, uri: str) -> None:
     """Compare what was brought with the hashes that the marker holds."""
-    if marker == MANIFEST:
-        paths = DatasetPaths(root)
-        expected = {paths.images: described["images_sha256"], paths.labels: described["labels_sha256"]}
-    else:
-        from orchestrator.inference.bundle_description import check_description, files_of
-
-        check_description(described, root, f"{uri}: {marker}")
-        models = [model for entry in described["findings"].values() for model in entry["models"]]
-        expected = {root / file: sha256 for model in models for file, sha256 in files_of(model).items()}
-    for path, digest in expected.items():
+    for name, digest in _hashes(described, marker).items():
+        path = root / name
         if not path.is_file():
-            raise InputError(f"{uri} lacks {path.relative_to(root)}. Copy it there again.")
+            raise InputError(f"{uri} lacks {name}. Copy it there again.")
         with path.open("rb") as file:
             found = hashlib.file_digest(file, "sha256").hexdigest()
         if found != digest:
             raise InputError(
-                f"{path.relative_to(root)} of {uri} is not what its {marker} describes (SHA-256 {found[:12]}, "
+                f"{name} of {uri} is not what its {marker} describes (SHA-256 {found[:12]}, "
                 f"not {digest[:12]}). Copy it there again, or make it anew."
             )
+
+
+def _hashes(described: Any, marker: str) -> dict[str, str]:
+    """SHA-256 by name. In a bundle, of all that names a file and its hash; more is checked by who reads it."""
+    if marker == MANIFEST:
+        paths = DatasetPaths(Path())
+        names = {paths.images: "images_sha256", paths.labels: "labels_sha256"}
+        return {str(path): str(described.get(name)) for path, name in names.items()}
+    within = described.values() if isinstance(described, dict) else described if isinstance(described, list) else ()
+    found = {name: digest for one in within for name, digest in _hashes(one, marker).items()}
+    if isinstance(described, dict) and {"file", "sha256"} <= described.keys():
+        found[str(described["file"])] = str(described["sha256"])
+    return found
 
 
 def make_room(above: Path, needed: int, uri: str) -> None:

@@ -13,7 +13,7 @@ import subprocess
 import sys
 
 from models.config import SOURCES, TrainConfig
-from orchestrator.cluster.package import CHECKOUT
+from orchestrator.code_package import CHECKOUT
 from pathologies.errors import InputError
 
 WELL_KNOWN = (

@@ -10,7 +10,7 @@ from typing import Any
 
 from models.config import UPKEEP, TrainConfig, difference
 from models.files.layout import TargetPaths, read_json
-from orchestrator.storage.workspace import names_below
+from orchestrator.storage.workspace import DrivenRun
 from orchestrator.training.batch_backoff import REDUCED, as_wished
 from orchestrator.training.initial_weights import comparable
 from orchestrator.training.target_files import BRANCH
@@ -43,9 +43,9 @@ def changed_settings(paths: TargetPaths, payload: Mapping[str, Any], force: bool
     return difference(*comparable(_flat(as_wished(old)), _flat(payload)))
 
 
-def has_learnt(paths: TargetPaths) -> bool:
+def has_learnt(paths: TargetPaths, run: DrivenRun | None = None) -> bool:
     """Whether there are checkpoints or weights, on this machine or in the storage."""
-    return any(name.endswith(LEARNT) for name in names_below(paths.root))
+    return any(name.endswith(LEARNT) for name in (run or DrivenRun(paths.root)).names_below(paths.root))
 
 
 def refuse_changes(changes: Sequence[Change]) -> None:

@@ -15,14 +15,14 @@ from typing import Any
 
 from models.config import HEAD_KINDS, RECIPE_VERSION, TrainConfig, build_config
 from models.data.features import complete_features, read_description
-from models.files.layout import FeaturePaths, RunPaths, publishing
+from models.files.layout import FeaturePaths, publishing
 from orchestrator.datasets.dataset import hash_file
-from orchestrator.storage.workspace import publish
+from orchestrator.datasets.labelled import Material
+from orchestrator.storage.workspace import DrivenRun
 from orchestrator.training.job_config import Job, TrainRequest
 from orchestrator.training.memory import BASE_BYTES
 from orchestrator.training.plan import plan_run
 from orchestrator.training.recipe import Recipe
-from orchestrator.training.target_files import Material
 from pathologies.errors import InputError
 from pathologies.findings.catalog import Pathology
 from pathologies.labels.resolution import LabelPolicy
@@ -67,7 +67,7 @@ def head_jobs(request: TrainRequest, recipe: Recipe, material: Material, slugs: 
     Errors: InputError for what heads cannot be asked for, or where the data set has no such features.
     """
     _require_sense(request)
-    run, features = RunPaths(request.out), find_features(request, material)
+    run, features = request.workspace.driven(request.out), find_features(request, material)
     description = read_description(features)
     encoder = description["encoder"] | {"digest": features.root.name}
     note = f"on the features of {description['name']} ({features.root.name}, {encoder['features']} a film)"
@@ -139,7 +139,7 @@ def head_config(pathology: Pathology, settings: Mapping[str, Any], encoder: Mapp
     return dataclasses.replace(config, uncertain=policy.uncertain, blank=policy.blank)
 
 
-def bring_encoder(features: FeaturePaths, encoder: Mapping[str, Any], run: RunPaths) -> None:
+def bring_encoder(features: FeaturePaths, encoder: Mapping[str, Any], run: DrivenRun) -> None:
     """The encoder's weights into the run, so that it needs the data set's folder no more. Errors: InputError."""
     goal, expected = run.encoder(encoder["digest"]), encoder["weights_sha256"]
     if goal.is_file() and hash_file(goal) == expected:
@@ -154,4 +154,4 @@ def bring_encoder(features: FeaturePaths, encoder: Mapping[str, Any], run: RunPa
             os.link(features.encoder, temporary)  # the same bytes under a second name: neither is ever changed
         except OSError:
             shutil.copyfile(features.encoder, temporary)
-    publish(goal)
+    run.publish(goal)

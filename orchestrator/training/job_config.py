@@ -14,7 +14,8 @@ from typing import Any
 from models.config import RECIPE_VERSION, TrainConfig, build_config
 from models.files.layout import TargetPaths, read_json
 from models.training.cpu_features import cpu_precision
-from orchestrator.datasets.dataset import Dataset
+from orchestrator.datasets.dataset import SAME_DATA, Dataset
+from orchestrator.storage.workspace import Workspace
 from orchestrator.training.backbones import require_backbone
 from orchestrator.training.batch_backoff import as_wished
 from orchestrator.training.changed_settings import is_finished
@@ -53,6 +54,7 @@ class TrainRequest:
     tuned: Path | None = None  # a run whose search found better settings: between the finding's own and the user's
     heads: tuple[str, ...] = ()  # kinds of heads to fit on the features of a frozen encoder, in the place of networks
     encoder: str = ""  # how its features are called in the data set, or what they begin with; none: the only ones
+    workspace: Workspace = field(default_factory=Workspace, compare=False)  # in which `out` was opened
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,5 +149,5 @@ def job_payload(job: Job, dataset: Dataset) -> dict[str, Any]:
         "target": job.slug,
         "member": job.member,
         "reference_contract": manifest["reference_contract"],
-        "data": {name: manifest[name] for name in ("images_sha256", "labels_sha256", "split_hash", "size")},
+        "data": {name: manifest[name] for name in (*SAME_DATA, "size")},
     }

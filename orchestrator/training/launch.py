@@ -5,23 +5,23 @@ the executor. Called by `hilum train`. `--inline` runs the same function in this
 that goes on from another one is started when that has ended well.
 """
 
-import contextlib
 import dataclasses
-import fcntl
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from models.files.layout import DatasetPaths, RunPaths, append_json_line, read_json, write_json
+from models.files.layout import DatasetPaths, append_json_line, read_json, write_json
 from models.files.retry import Retry
 from orchestrator.storage.object_store import is_remote
-from orchestrator.storage.workspace import address, publish, refresh, stop_waiting
+from orchestrator.storage.scratch import locked_alone
+from orchestrator.storage.workspace import DrivenRun
 from orchestrator.training.dependants import Dependants, sources_first
 from orchestrator.training.environment import process_environment
 from orchestrator.training.heads import plan_jobs
@@ -35,7 +35,6 @@ from orchestrator.training.resources import cluster_precision, definite_share, m
 from orchestrator.training.retries import INTERRUPTED, Retries
 from orchestrator.training.schedule import longest_first
 from orchestrator.training.worker import train_in_worker
-from pathologies.errors import InputError
 
 log = logging.getLogger(__name__)
 POLL_SECONDS = 1.0
@@ -50,7 +49,7 @@ def train_run(request: TrainRequest, on_event: OnEvent) -> list[dict[str, Any]]:
     a `text`. Errors: InputError before anything starts. KeyboardInterrupt ends every child, and the same command goes
     on from the checkpoints.
     """
-    run = RunPaths(request.out)
+    run = request.workspace.driven(request.out)
 
     def tell(text: str) -> None:
         on_event({"event": "recipe", "text": text})
@@ -74,7 +73,7 @@ def _named(job: Job) -> dict[str, Any]:
 def _run_on_ray(
     ray: ModuleType,
     request: TrainRequest,
-    run: RunPaths,
+    run: DrivenRun,
     on_event: OnEvent,
     tell: Callable[[str], None] = lambda text: None,
 ) -> tuple[list[Job], dict[str, dict[str, Any]]]:
@@ -90,14 +89,14 @@ def _run_on_ray(
     _announce(jobs, on_event)
     before = _resident_bytes()
     record(run, {"event": "begin", "jobs": [job.name for job in waiting], "driver_bytes": before})
-    submit, running, watches = Submission(ray, request, gpus), {}, {}
+    submit, running, watches = Submission(ray, request, run, gpus), {}, {}
     dependants = Dependants(waiting)
     try:
         for job in dependants.ready:
-            _start(job, running, watches, submit)
+            _start(run, job, running, watches, submit)
         _follow(ray, run, running, watches, on_event, submit, dependants)
     except KeyboardInterrupt:
-        stop_waiting(run.root)
+        run.stop_waiting()
         ask_to_end(ray, running, GRACE_SECONDS)
         raise
     finally:
@@ -106,18 +105,20 @@ def _run_on_ray(
     return jobs, dependants.without_start
 
 
-def _start(job: Job, running: dict[Any, Job], watches: dict[str, Watch], submit: Callable[[Job], Any]) -> None:
-    job = _begin(job)
+def _start(
+    run: DrivenRun, job: Job, running: dict[Any, Job], watches: dict[str, Watch], submit: Callable[[Job], Any]
+) -> None:
+    job = _begin(run, job)
     watches[job.name] = Watch(job)
     running[submit(job)] = job
 
 
-def _begin(job: Job) -> Job:
+def _begin(run: DrivenRun, job: Job) -> Job:
     """Its folder is ready for a training: nothing of one with other settings, and no outcome of an earlier try."""
     if job.replace_earlier:
         job.replace_earlier()
     job.paths.outcome.unlink(missing_ok=True)
-    publish(job.paths.root)
+    run.publish(job.paths.root)
     return dataclasses.replace(job, replace_earlier=None)
 
 
@@ -128,8 +129,8 @@ class Submission:
     each function by itself, and twelve hundred of them cost it four times as much a job as a hundred and twenty.
     """
 
-    def __init__(self, ray: ModuleType, request: TrainRequest, gpus: float) -> None:
-        self.ray, self.gpus, self.dataset = ray, gpus, address(request.dataset)
+    def __init__(self, ray: ModuleType, request: TrainRequest, run: DrivenRun, gpus: float) -> None:
+        self.ray, self.run, self.gpus, self.dataset = ray, run, gpus, request.workspace.address(request.dataset)
         self.size, self.films = (read_json(DatasetPaths(request.dataset).manifest)[name] for name in ("size", "images"))
         self.train = ray.remote(max_calls=1, max_retries=request.retries)(train_in_worker)
 
@@ -143,7 +144,7 @@ class Submission:
             name=job.name,
             runtime_env={"env_vars": environment},
         )
-        return task.remote(self.dataset, address(job.paths.root))
+        return task.remote(self.dataset, self.run.address(job.paths.root))
 
     def _memory(self, job: Job) -> int | None:
         """Bytes that Ray reserves for the job; none where no node tells of its memory."""
@@ -153,7 +154,7 @@ class Submission:
 
 def _follow(
     ray: ModuleType,
-    run: RunPaths,
+    run: DrivenRun,
     running: dict[Any, Job],
     watches: dict[str, Watch],
     on_event: OnEvent,
@@ -165,24 +166,24 @@ def _follow(
     while running:
         lifeline.check()
         ready, _ = ray.wait(list(running), num_returns=len(running), timeout=POLL_SECONDS)
-        refresh(run.root)
+        run.refresh(run.root)
         for job in running.values():
             for event in watches[job.name].news():
                 on_event(event)
         for reference in ready:
             job = running.pop(reference)
-            refresh(job.paths.root, now=True)
+            run.refresh(job.paths.root, now=True)
             again = retries.again(job, _settle(ray, reference, job))
             if again:
                 job = _start_again(run, *again, on_event)
                 running[submit(job)] = job
             else:
                 for next_one in _finished(run, job, on_event, dependants):
-                    _start(next_one, running, watches, submit)
+                    _start(run, next_one, running, watches, submit)
 
 
-def _start_again(run: RunPaths, job: Job, why: str, on_event: OnEvent) -> Job:
-    publish(job.paths.root)
+def _start_again(run: DrivenRun, job: Job, why: str, on_event: OnEvent) -> Job:
+    run.publish(job.paths.root)
     record(run, {"event": "again", "job": job.name, "why": why})
     on_event({"event": "again", "job": job.name, "why": why})
     return job
@@ -218,7 +219,7 @@ def _death(job: Job, error: Exception, memory: bool) -> dict[str, Any]:
     }
 
 
-def _finished(run: RunPaths, job: Job, on_event: OnEvent, dependants: Dependants) -> list[Job]:
+def _finished(run: DrivenRun, job: Job, on_event: OnEvent, dependants: Dependants) -> list[Job]:
     """Told and written down, with those that cannot start for want of it; returns those that now can."""
     outcome = read_json(job.paths.outcome)
     to_start, failed = dependants.after(job, outcome)
@@ -228,25 +229,25 @@ def _finished(run: RunPaths, job: Job, on_event: OnEvent, dependants: Dependants
     return to_start
 
 
-def _tell_outcome(run: RunPaths, job: Job, outcome: dict[str, Any], on_event: OnEvent) -> None:
-    publish(job.paths.root)
+def _tell_outcome(run: DrivenRun, job: Job, outcome: dict[str, Any], on_event: OnEvent) -> None:
+    run.publish(job.paths.root)
     record(run, {"event": "finished", "job": job.name, **{name: outcome.get(name) for name in
             ("status", "attempt", "pid", "host", "started", "ended")}})  # fmt: skip
     on_event({"event": "finished", "job": job.name, "outcome": outcome})
 
 
-def _run_inline(request: TrainRequest, run: RunPaths, jobs: list[Job], on_event: OnEvent) -> dict[str, dict[str, Any]]:
+def _run_inline(request: TrainRequest, run: DrivenRun, jobs: list[Job], on_event: OnEvent) -> dict[str, dict[str, Any]]:
     """The outcomes of those that were not started, as of `_run_on_ray`."""
     retries, dependants = Retries(), Dependants([job for job in jobs if not job.finished])
     waiting = dependants.ready
     while waiting:
-        job = _begin(waiting.pop(0))
+        job = _begin(run, waiting.pop(0))
         on_event({"event": "started", "job": job.name, "attempt": None})
 
         def on_epoch(row: dict[str, Any], job: Job = job) -> None:
             on_event({"event": "epoch", "job": job.name, "row": row, "epochs": job.config.epochs})
 
-        status = _train_here(request, job, on_epoch)
+        status = _train_here(request, run, job, on_epoch)
         again = retries.again(job, status)
         if again:
             waiting.insert(0, _start_again(run, *again, on_event))
@@ -255,15 +256,15 @@ def _run_inline(request: TrainRequest, run: RunPaths, jobs: list[Job], on_event:
     return dependants.without_start
 
 
-def _train_here(request: TrainRequest, job: Job, on_epoch: OnEvent) -> str:
+def _train_here(request: TrainRequest, run: DrivenRun, job: Job, on_epoch: OnEvent) -> str:
     from models.process.job import run_job
     from orchestrator.training.remote_worker import train_away
 
-    where = address(job.paths.root)
+    where = run.address(job.paths.root)
     if not is_remote(where):
         return run_job(Path(request.dataset), job.paths.root, on_epoch, watch_parent=False)["status"]
     status = train_away(str(request.dataset), where, on_epoch, own_process=False)
-    refresh(job.paths.root, now=True)
+    run.refresh(job.paths.root, now=True)
     return status
 
 
@@ -297,21 +298,12 @@ def _resident_bytes() -> int:
         return int(stream.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-def record(run: RunPaths, event: dict[str, Any]) -> None:
+def record(run: DrivenRun, event: dict[str, Any]) -> None:
     line = {"time": round(time.time(), 3), "driver": os.getpid(), **event}
     Retry().write(partial(append_json_line, run.ledger, line), run.ledger)
-    publish(run.ledger)
+    run.publish(run.ledger)
 
 
-@contextlib.contextmanager
-def exclusive(run: RunPaths) -> Iterator[None]:
+def exclusive(run: DrivenRun) -> AbstractContextManager[None]:
     """One driver per run; the system lets go of the lock when a driver dies, however it dies."""
-    run.root.mkdir(parents=True, exist_ok=True)
-    with open(run.lock, "a", encoding="ascii") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError(
-                f"Another hilum command is working on {run.root}. Wait for it, or give another --out."
-            ) from None
-        yield
+    return locked_alone(run.lock, f"Another hilum command is working on {run.root}.")

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from models.config import TrainConfig
-from orchestrator.training.target_files import Material, job_parts, taught_column, usable_views
+from orchestrator.datasets.labelled import Material, usable_views
+from orchestrator.training.target_files import job_parts, taught_column
 from pathologies.errors import InputError
 from pathologies.findings.policy import LabelPolicy
 

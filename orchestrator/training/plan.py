@@ -10,14 +10,15 @@ number, as without folds.
 import dataclasses
 from collections.abc import Callable, Mapping
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from models.config import RECIPE_VERSION, TrainConfig, build_config
 from models.files.layout import RunPaths, TargetPaths, read_json, remove_folder, write_json
-from orchestrator.datasets.dataset import Dataset, load_dataset
+from orchestrator.datasets.dataset import SAME_DATA, Dataset, differing
 from orchestrator.datasets.folds import fold_of_films
-from orchestrator.storage.workspace import address
+from orchestrator.datasets.labelled import Material, read_material
+from orchestrator.storage.staging import address
+from orchestrator.storage.workspace import DrivenRun
 from orchestrator.training.backbones import require_backbone, require_films
 from orchestrator.training.batch_backoff import as_reduced
 from orchestrator.training.changed_settings import Change, changed_settings, has_learnt, is_finished, refuse_changes
@@ -45,13 +46,13 @@ from orchestrator.training.shared_start import (
     shared_settings,
     why_not,
 )
-from orchestrator.training.target_files import Material, usable_views, write_targets
+from orchestrator.training.target_files import write_targets
 from orchestrator.training.tuned_settings import tuned_settings
 from pathologies.errors import InputError
-from pathologies.findings.catalog import CHEXPERT_TARGETS, find_pathology, load_catalog
+from pathologies.findings.catalog import CHEXPERT_TARGETS, find_pathology
 from pathologies.findings.pathology import Pathology
 
-__all__ = ["Job", "Material", "TrainRequest", "plan_run", "read_material", "resolved_config", "usable_views"]
+__all__ = ["Job", "TrainRequest", "plan_run", "resolved_config"]
 
 
 MakeJobs = Callable[[TrainRequest, Recipe, Material, list[str]], list[Job]]
@@ -71,7 +72,7 @@ def plan_run(
     """
     material = read_material(request.dataset, request.findings)
     slugs = chosen_targets(request.targets, material.dataset.manifest["findings"], material.catalog)
-    run = RunPaths(request.out)
+    run = request.workspace.driven(request.out)
     require_same_data(run, material.dataset)
     tuned = tuned_settings(request.tuned, slugs) if request.tuned else {}
     beyond = [member for member in request.member_settings if member >= request.members]
@@ -101,7 +102,9 @@ def plan_run(
                 require_start(job.config)
     jobs = [_mended(job, material.dataset, planned.get(job.name)) for job in jobs]
     if not request.force:
-        refuse_changes([change for job in jobs if (change := _loss(job, job_payload(job, material.dataset), False))])
+        refuse_changes(
+            [change for job in jobs if (change := _loss(job, job_payload(job, material.dataset), False, run))]
+        )
     if not make_jobs and request.start == DECIDE or request.folds == DECIDE_FOLDS:
         tell(recipe.told)
     write_folds(run, material)
@@ -125,7 +128,7 @@ def _asked_for(
     machine: tuple[str, str],
 ) -> list[Job]:
     """The shared networks, then each finding's own. `machine`: device and card, as in `plan_run`."""
-    run, folds = RunPaths(request.out), recipe.folds
+    run, folds = request.workspace.driven(request.out), recipe.folds
     from_shared = recipe.start == SHARED_START
     findings = shared_findings(run, material, slugs) if from_shared else slugs
     shared, own = [], []
@@ -207,13 +210,7 @@ def _branch(job: Job, shared: Job, settings: Mapping[str, Any], material: Materi
     )
 
 
-def read_material(dataset: Path, findings: Path | None = None) -> Material:
-    opened = load_dataset(dataset)
-    frame = opened.read_labels_frame()
-    return Material(dataset=opened, catalog=load_catalog(findings), frame=frame, parts=opened.parts())
-
-
-def write_job(job: Job, material: Material, force: bool = False, run: RunPaths | None = None) -> Job:
+def write_job(job: Job, material: Material, force: bool = False, run: DrivenRun | None = None) -> Job:
     """Write the folder that `models.process.job.run_job` trains from; returns the job, marked when it is finished
     already.
 
@@ -221,7 +218,7 @@ def write_job(job: Job, material: Material, force: bool = False, run: RunPaths |
     called, and `run` is the one whose plan then has the new settings.
     """
     paths, payload = job.paths, job_payload(job, material.dataset)
-    loss = _loss(job, payload, force)
+    loss = _loss(job, payload, force, run)
     if loss and not force:
         refuse_changes([loss])
     if loss:
@@ -269,10 +266,10 @@ def _mended(job: Job, dataset: Dataset, planned: Mapping[str, Any] | None) -> Jo
     return job
 
 
-def _loss(job: Job, payload: Mapping[str, Any], force: bool) -> Change | None:
+def _loss(job: Job, payload: Mapping[str, Any], force: bool, run: DrivenRun | None) -> Change | None:
     """What these settings would remove: something finished, or a training that has learnt already."""
     what, finished = changed_settings(job.paths, payload, force), is_finished(job.paths)
-    if not what or not (finished or has_learnt(job.paths)):
+    if not what or not (finished or has_learnt(job.paths, run)):
         return None
     return Change(slug=job.slug, paths=job.paths, what=what, finished=finished)
 
@@ -290,9 +287,7 @@ def _write_anew(job: Job, material: Material, run: RunPaths | None = None) -> No
 def require_same_data(run: RunPaths, dataset: Dataset) -> None:
     if not run.plan.exists():
         return
-    planned = read_json(run.plan)["data"]
-    names = ("images_sha256", "labels_sha256", "split_hash")
-    changed = [name for name in names if planned.get(name) != dataset.manifest[name]]
+    changed = differing(read_json(run.plan)["data"], dataset.manifest)
     if changed:
         raise InputError(
             f"{run.root} was begun on another data set ({', '.join(changed)} differ). One run has one data set: "
@@ -323,6 +318,6 @@ def write_plan(
         for job in jobs
     }  # fmt: skip
     manifest = dataset.manifest
-    data = {name: manifest[name] for name in ("images_sha256", "labels_sha256", "split_hash", "size", "fold")}
+    data = {name: manifest[name] for name in (*SAME_DATA, "size", "fold")}
     plan = {"format": "hilum-run/1", "dataset": address(dataset.paths.root), "data": data, "jobs": old | mine}
     write_json(run.plan, plan | kept)

@@ -17,7 +17,7 @@ from types import ModuleType
 from typing import Any
 
 from models.process.signals import end_as_by_ctrl_c
-from orchestrator.cluster.package import CHECKOUT, pack, survey
+from orchestrator.code_package import CHECKOUT, pack, survey
 from orchestrator.training.liveness import ClusterGone
 from orchestrator.training.private_ray import environment, private_ray
 from pathologies.errors import InputError

@@ -13,7 +13,7 @@ import pandas as pd
 
 from models.config import TrainConfig
 from models.files.layout import RunPaths, read_json, write_text
-from orchestrator.training.target_files import Material
+from orchestrator.datasets.labelled import Material
 from pathologies.errors import InputError
 
 SCRATCH, SHARED_START = "scratch", "shared"

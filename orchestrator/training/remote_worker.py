@@ -24,7 +24,7 @@ from models.files.layout import TargetPaths
 from orchestrator.storage.mirror import CHECKPOINT, CLAIM, Mirror, small_files
 from orchestrator.storage.object_store import LONGEST_PAUSE, SHORT_PATIENCE, Entry, StorageError, Store, insist
 from orchestrator.storage.scratch import scratch
-from orchestrator.storage.staging import stage_dataset
+from orchestrator.storage.staging import staged_dataset
 
 log = logging.getLogger(__name__)
 LOOK_SECONDS = 0.5  # how often the folder is looked at
@@ -66,7 +66,8 @@ def train_away(
         sender = Sender(mirror, number)
         sender.start()
         try:
-            result = run_job(stage_dataset(dataset), root, on_epoch, own_process, sender.finish)
+            with staged_dataset(dataset) as films:
+                result = run_job(films, root, on_epoch, own_process, sender.finish)
             return result["status"] if sender.finish() else "superseded"
         except KeyboardInterrupt:  # asked to end: the checkpoint that was just written should arrive
             sender.stop()

@@ -4,6 +4,8 @@ In: jobs or configs, the size of the data set, what the nodes offer. Out: a shar
 the launcher and the doctor. No torch, and Ray only as it is handed in.
 """
 
+import shutil
+import subprocess
 from collections.abc import Callable, Iterable, Mapping
 from types import ModuleType
 from typing import Any
@@ -12,7 +14,6 @@ from models.config import TrainConfig
 from models.data.cache import DEVICE_SHARE
 from models.files.layout import DatasetPaths, read_json
 from models.training.cpu_features import card_precision
-from orchestrator.cluster import node_facts
 from orchestrator.training.memory import Estimate, cache_bytes, estimate
 from pathologies.errors import InputError
 
@@ -84,7 +85,7 @@ def definite_share(
 
 def smallest_card(ray: ModuleType) -> int:
     """Bytes of the smallest GPU of all nodes; 0 where no node tells."""
-    return min((card["total"] for card in _of_all_cards(ray, node_facts.cards)), default=0)
+    return min((card["total"] for card in _of_all_cards(ray, cards)), default=0)
 
 
 def cluster_precision(ray: ModuleType) -> str:
@@ -92,7 +93,7 @@ def cluster_precision(ray: ModuleType) -> str:
 
     `auto` where no node tells, or none has a GPU: each training then finds out on the GPU that it gets.
     """
-    found = _of_all_cards(ray, node_facts.capabilities)
+    found = _of_all_cards(ray, capabilities)
     return card_precision(min(found)) if found else "auto"
 
 
@@ -106,7 +107,31 @@ def _of_all_cards(ray: ModuleType, look: Callable[[], list]) -> list:
     place = scheduling_strategies.NodeAffinitySchedulingStrategy
     remote = ray.remote(num_cpus=0, max_retries=0)(look)
     asked = [remote.options(scheduling_strategy=place(node["NodeID"], soft=False)).remote() for node in nodes]
-    return [card for cards in ray.get(asked, timeout=ANSWER_SECONDS) for card in cards]
+    return [card for found in ray.get(asked, timeout=ANSWER_SECONDS) for card in found]
+
+
+def cards() -> list[dict[str, Any]]:
+    """This node's GPUs as nvidia-smi tells of them: name, total and used bytes."""
+    rows = [[word.strip() for word in line.split(",")] for line in _ask_nvidia("name,memory.total,memory.used")]
+    return [{"name": name, "total": int(total) * 2**20, "used": int(used) * 2**20} for name, total, used in rows]
+
+
+def capabilities() -> list[tuple[int, int]]:
+    """The compute capability of each GPU of this node, as nvidia-smi tells it; empty where it is too old to."""
+    words = [line.split(".") for line in _ask_nvidia("compute_cap")]
+    return [(int(major), int(minor)) for major, minor in words]
+
+
+def _ask_nvidia(fields: str) -> list[str]:
+    """nvidia-smi's line for each GPU; none where there is no nvidia-smi, or it does not know a field."""
+    if not shutil.which("nvidia-smi"):
+        return []
+    command = ["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader,nounits"]
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return []
+    return [line for line in answer.splitlines() if line.strip()]
 
 
 def memory_request(nodes: Iterable[dict[str, Any]], config: TrainConfig, gpus: float, host: int) -> int:

@@ -14,12 +14,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from models.config import TrainConfig
-from models.files.layout import RunPaths, read_json
+from models.files.layout import read_json
+from orchestrator.datasets.labelled import Material
+from orchestrator.storage.workspace import DrivenRun
 from orchestrator.training.changed_settings import has_learnt, is_finished
 from orchestrator.training.initial_weights import START
 from orchestrator.training.multilabel import SharedTask
 from orchestrator.training.recipe import chooses_epochs
-from orchestrator.training.target_files import BRANCH, Material
+from orchestrator.training.target_files import BRANCH
 from pathologies.errors import InputError
 from pathologies.findings.catalog import CHEXPERT_TARGETS
 
@@ -42,11 +44,11 @@ class Branch:
         return {BRANCH: {"from": self.source, "digest": self.digest, **self.task.payload()}}
 
 
-def shared_findings(run: RunPaths, material: Material, slugs: Sequence[str]) -> list[str]:
+def shared_findings(run: DrivenRun, material: Material, slugs: Sequence[str]) -> list[str]:
     """Those of CheXpert's twelve that the data set labels, then the others asked for; of a shared network that has
     learnt already, its own, so that a finding that is added later does not change it."""
     for paths in run.shared_members():
-        if paths.config.exists() and (is_finished(paths) or has_learnt(paths)):
+        if paths.config.exists() and (is_finished(paths) or has_learnt(paths, run)):
             known = [slug for slug in read_json(paths.config).get("targets", ()) if slug in material.catalog]
             if known:
                 return known

@@ -9,7 +9,7 @@ has not seen. And a training that chooses no epoch (epoch_choice=last) learns fr
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,29 +18,14 @@ import pandas as pd
 from models.config import TrainConfig
 from models.data.targets import PARTS, Targets
 from models.files.layout import TargetPaths
-from orchestrator.datasets.dataset import Dataset, usable_views
-from pathologies.findings.pathology import Pathology
+from orchestrator.datasets.labelled import Material, usable_views
 from pathologies.findings.policy import LabelPolicy
-from pathologies.labels.contract import LabelContract, training_contract
+from pathologies.labels.contract import training_contract
 from pathologies.labels.resolution import resolve
 from pathologies.labels.sample_weights import combination_of, target_weights, vector_weights
 from pathologies.splits.assignment import assign_folds
 
 HEAD_FOLDS = 5
-
-
-@dataclass(frozen=True, kw_only=True)
-class Material:
-    """What the files of every job are made from, read once."""
-
-    dataset: Dataset
-    catalog: Mapping[str, Pathology]
-    frame: pd.DataFrame
-    parts: np.ndarray
-    folds: Mapping[int, np.ndarray] = field(default_factory=dict)  # {number of folds: the fold of each film}
-    # What was resolved already: a column is taught to every network of a member, and with each fold's other parts.
-    resolved: dict[tuple[Any, ...], tuple[np.ndarray, np.ndarray]] = field(default_factory=dict, compare=False)
-
 
 BRANCH = "branch"  # key of config.json: which shared network it goes on from, and the findings of that
 FOLD = "fold"  # key of config.json: {"index": from 0, "of": folds}
@@ -128,7 +113,7 @@ def _resolved(material: Material, slug: str, policy: LabelPolicy | None, seed: i
     key, manifest = (slug, policy, seed), material.dataset.manifest
     if key not in material.resolved:
         if policy is None:
-            contract = LabelContract.from_dict(manifest["reference_contract"])
+            contract = material.reference_contract
         else:
             contract = training_contract(material.catalog, manifest["findings"], {slug: policy})
         answer = resolve(material.frame, slug, contract, material.catalog, seed=seed, labelled=manifest["sources"])

@@ -14,7 +14,7 @@ def train_in_worker(dataset: str, target: str) -> str:
     from models.process.supervision import Orphaned
     from models.training.stop_request import Interrupted
     from orchestrator.storage.object_store import is_remote
-    from orchestrator.storage.staging import stage_dataset
+    from orchestrator.storage.staging import staged_dataset
     from orchestrator.training.remote_worker import train_away
 
     ended = None if is_remote(target) else ended_as(Path(target))
@@ -23,7 +23,8 @@ def train_in_worker(dataset: str, target: str) -> str:
     try:
         if is_remote(target):
             return train_away(dataset, target)
-        return run_job(stage_dataset(dataset), Path(target))["status"]
+        with staged_dataset(dataset) as films:
+            return run_job(films, Path(target))["status"]
     except Orphaned:
         os._exit(1)  # an answer may still reach the driver though the raylet is dead; a death is tried again elsewhere
     except Superseded:

@@ -5,3 +5,5 @@ a suggested rate with its picture. The command line alone imports from here: `tu
 Read `tune` (the whole search), `study` (one finding's), `space` (what is varied), `trials` (the files that decide what
 is done), `executors` with `trial_worker` (Ray Tune), `inline_executor`, `report`; apart from them `lr_finder`.
 """
+
+__all__ = ["lr_finder", "report", "study", "tune"]

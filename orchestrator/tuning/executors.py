@@ -17,8 +17,8 @@ from ray import tune
 from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search import Searcher
 
+from orchestrator.datasets.labelled import read_material
 from orchestrator.training.environment import process_environment
-from orchestrator.training.plan import read_material
 from orchestrator.tuning.study import Search, SearchRequest, open_search
 from orchestrator.tuning.trial_worker import best_so_far, epochs_of, run_trial
 from orchestrator.tuning.trials import read_trials

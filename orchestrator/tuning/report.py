@@ -15,13 +15,12 @@ import numpy as np
 import pandas as pd
 from scipy.stats import rankdata
 
-from models.files.layout import publishing
 from models.statistics.bootstrap import PatientBootstrap, holm, interval, p_value
+from orchestrator.formatting import cell, write_csv
+from orchestrator.plotting import save_figure
 from orchestrator.tuning.space import Dimension
 from orchestrator.tuning.study import Search
 from orchestrator.tuning.trials import STOPPED, Trial, ranked, read_trials
-from pathologies.labels.contract import LabelContract
-from pathologies.labels.resolution import resolve
 from pathologies.table_files import read_parquet_file
 
 COLUMNS = ("finding", "trials", "ok", "stopped", "failed", "default", "best", "trial", "by", "default AUC", "tuned AUC",
@@ -30,7 +29,7 @@ SHUFFLES = 500
 
 
 @dataclass(frozen=True, kw_only=True)
-class Comparison:
+class TunedComparison:
     """The winner against the defaults on the films of `calibrate`; the reason where that cannot be said."""
 
     default: float | None = None
@@ -51,13 +50,13 @@ class Importance:
     chance: float
 
 
-def compare(search: Search) -> Comparison:
+def compare(search: Search) -> TunedComparison:
     """Paired by patient. A winner that loses here is reported as it is."""
     trials = read_trials(search.paths)
     best = ranked(trials)
     default = next((trial for trial in trials if trial.number == 0), None)
     if not best or default is None or default.status != "ok":
-        return Comparison(verdict="no comparison without a finished trial of the defaults")
+        return TunedComparison(verdict="no comparison without a finished trial of the defaults")
     tuned, plain = (_calibrate_logits(trial) for trial in (best[0], default))
     truth, patients = _calibrate_truth(search, plain.index)
     known = ~np.isnan(truth)
@@ -66,16 +65,16 @@ def compare(search: Search) -> Comparison:
     areas = [bootstrap.rank_scores(score, truth[known])["auc"] for score in scores]
     aucs = [float(area[0]) for area in areas]
     if np.isnan(aucs).any():
-        return Comparison(verdict="no comparison: part calibrate has one class only")
+        return TunedComparison(verdict="no comparison: part calibrate has one class only")
     gain = interval(areas[0] - areas[1])
     figures = {"default": aucs[1], "tuned": aucs[0], "difference": gain.value, "low": gain.low, "high": gain.high}
     if best[0].number == 0:
-        return Comparison(**figures, verdict="the defaults stand")
+        return TunedComparison(**figures, verdict="the defaults stand")
     p = p_value(areas[0] - areas[1])
-    return Comparison(**figures, p=p, verdict=_verdict(gain.value, p))
+    return TunedComparison(**figures, p=p, verdict=_verdict(gain.value, p))
 
 
-def compare_all(searches: Mapping[str, Search]) -> dict[str, Comparison]:
+def compare_all(searches: Mapping[str, Search]) -> dict[str, TunedComparison]:
     """`compare` for each finding, what is called better or worse adjusted after Holm for the number of findings."""
     found = {slug: compare(search) for slug, search in searches.items()}
     tested = [slug for slug, one in found.items() if one.p is not None]
@@ -112,9 +111,9 @@ def table_rows(searches: Mapping[str, Search]) -> list[list[str]]:
         mattered = [one.field for one in importances(trials, search.space) if one.share > one.chance]
         span = f"{seen.low:+.3f} to {seen.high:+.3f}" if seen.low is not None else ""
         rows.append([
-            slug, str(len(trials)), *map(str, counts), str(failed), _figure(default),
-            _figure(best[0].score if best else None), str(best[0].number) if best else "", search.rule.name,
-            _figure(seen.default), _figure(seen.tuned), _figure(seen.difference, "+"), span, seen.verdict,
+            slug, str(len(trials)), *map(str, counts), str(failed), cell(default),
+            cell(best[0].score if best else None), str(best[0].number) if best else "", search.rule.name,
+            cell(seen.default), cell(seen.tuned), cell(seen.difference, sign="+"), span, seen.verdict,
             ", ".join(mattered[:3]) or "nothing beyond chance",
         ])  # fmt: skip
     return rows
@@ -139,24 +138,19 @@ def write_report(searches: Mapping[str, Search]) -> list[Path]:
         goal = search.paths.run.tuned(slug).with_suffix(".png")
         trials = [trial for trial in read_trials(search.paths) if trial.score is not None]
         if trials:
-            with publishing(goal) as temporary:
-                draw_search(search, trials).savefig(temporary, dpi=110)
-            written.append(goal)
+            written.append(save_figure(draw_search(search, trials), goal))
     if searches:
         goal = next(iter(searches.values())).paths.run.tuned("any").with_name("trials.csv")
-        with publishing(goal) as temporary:
-            trials_table(searches).to_csv(temporary, index=False)
+        write_csv(trials_table(searches), goal)
         written.append(goal)
     return written
 
 
 def draw_search(search: Search, trials: Sequence[Trial]):
     """Parallel coordinates above; best so far over time and what mattered below."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(14, 8), layout="constrained")
-    FigureCanvasAgg(figure)
     axes = figure.subplot_mosaic([["lines", "lines"], ["time", "share"]], width_ratios=[3, 2])
     figure.suptitle(
         f"{search.slug}: {len(trials)} trials, score: {search.rule.name} on part select "
@@ -257,21 +251,11 @@ def _calibrate_logits(trial: Trial) -> pd.Series:
 
 def _calibrate_truth(search: Search, films: pd.Index) -> tuple[np.ndarray, np.ndarray]:
     """Reference labels (NaN where unknown) and patients of these films."""
-    material = search.material
-    contract = LabelContract.from_dict(material.dataset.manifest["reference_contract"])
-    answer = resolve(
-        material.frame, search.slug, contract, material.catalog, labelled=material.dataset.manifest["sources"]
-    )
-    values = pd.Series(np.where(answer.weights > 0, answer.values, np.nan), index=material.frame["image_id"])
-    patients = material.frame.set_index("image_id")["patient_id"]
-    return values.reindex(films).to_numpy(float), patients.reindex(films).to_numpy(str)
+    truth, patients = search.material.truth(search.slug), search.material.patients
+    return truth.reindex(films).to_numpy(float), patients.reindex(films).to_numpy(str)
 
 
 def _verdict(difference: float, p: float) -> str:
     if not p < 0.05:
         return "no difference shown"
     return "tuned is better" if difference > 0 else "tuned is WORSE"
-
-
-def _figure(value: float | None, sign: str = "") -> str:
-    return "" if value is None else f"{value:{sign}.3f}"

@@ -14,8 +14,11 @@ import numpy as np
 from models.config import RECIPE_VERSION, TrainConfig, difference
 from models.files.layout import RunPaths, TargetPaths, read_json, write_json
 from models.training.selection import SelectionRule, selection_rule
+from orchestrator.datasets.dataset import SAME_DATA
+from orchestrator.datasets.labelled import Material, usable_views
+from orchestrator.storage.workspace import Workspace
 from orchestrator.training.backbones import require_films
-from orchestrator.training.plan import Job, Material, resolved_config, usable_views, write_job
+from orchestrator.training.plan import Job, resolved_config, write_job
 from orchestrator.training.ray_session import own_cluster
 from orchestrator.tuning.space import Dimension, Told, propose, space_for
 from orchestrator.tuning.trials import (
@@ -29,9 +32,7 @@ from orchestrator.tuning.trials import (
     stop_trial,
 )
 from pathologies.errors import InputError
-from pathologies.labels.contract import LabelContract
 from pathologies.labels.frame import raw_labels
-from pathologies.labels.resolution import resolve
 
 FORMAT = "hilum-search/1"
 BEFORE = {"recipe_version": 1, "card": "bf16"}  # of a search whose `search.json` does not say
@@ -56,6 +57,7 @@ class SearchRequest:
     inline: bool = False
     address: str | None = None
     findings: Path | None = None
+    workspace: Workspace = field(default_factory=Workspace, compare=False)  # in which `out` was opened
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,7 +167,7 @@ def _describe(search: Search) -> None:
         "settings": dict(request.settings),
         "space": {one.field: list(one.choices) or [one.low, one.high] for one in search.space},
         "score": f"{search.rule.name} on part select; {search.rule.reason}",
-        "data": {name: manifest[name] for name in ("images_sha256", "labels_sha256", "split_hash")},
+        "data": {name: manifest[name] for name in SAME_DATA},
     }
     if search.resolved != BEFORE:
         described["resolved"] = dict(search.resolved)
@@ -181,10 +183,8 @@ def _describe(search: Search) -> None:
 
 
 def _select_truth(material: Material, slug: str, views: str) -> np.ndarray:
-    contract = LabelContract.from_dict(material.dataset.manifest["reference_contract"])
-    answer = resolve(material.frame, slug, contract, material.catalog, labelled=material.dataset.manifest["sources"])
-    here = (material.parts == "select") & (answer.weights > 0) & usable_views(material.frame, views)
-    return answer.values[here]
+    truth = material.truth(slug).to_numpy(np.float32)
+    return truth[(material.parts == "select") & ~np.isnan(truth) & usable_views(material.frame, views)]
 
 
 def _told(trial: Trial) -> Told:

@@ -8,10 +8,11 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from models.files.layout import RunPaths, read_json
-from orchestrator.storage.workspace import stop_waiting
+from models.files.layout import read_json
+from orchestrator.datasets.labelled import Material, read_material
+from orchestrator.storage.workspace import DrivenRun
 from orchestrator.training.launch import OnEvent, cluster_device, exclusive, inline_card, inline_device, record
-from orchestrator.training.plan import Material, chosen_targets, read_material, require_same_data, write_plan
+from orchestrator.training.plan import chosen_targets, require_same_data, write_plan
 from orchestrator.training.ray_session import connected, end_tasks, require_room
 from orchestrator.training.resources import cluster_precision
 from orchestrator.training.tuned_settings import write_tuned
@@ -30,7 +31,7 @@ def tune_run(request: SearchRequest, on_event: OnEvent) -> dict[str, Any]:
     Events are dicts with `event` ("trial"), `slug`, `number`, `outcome`, `finished` and `trials`. Errors: InputError
     before anything starts. KeyboardInterrupt ends every trial, and the same request goes on from the checkpoints.
     """
-    run = RunPaths(request.out)
+    run = request.workspace.driven(request.out)
     with exclusive(run):
         material = read_material(request.dataset, request.findings)
         slugs = chosen_targets(request.targets, material.dataset.manifest["findings"], material.catalog)
@@ -62,7 +63,7 @@ def _open_all(
     return searches
 
 
-def _all_finished(request: SearchRequest, run: RunPaths, slugs: list[str]) -> bool:
+def _all_finished(request: SearchRequest, run: DrivenRun, slugs: list[str]) -> bool:
     for slug in slugs:
         paths = SearchPaths(run, slug)
         numbers = {*range(request.trials), *paths.numbers()}
@@ -71,7 +72,7 @@ def _all_finished(request: SearchRequest, run: RunPaths, slugs: list[str]) -> bo
     return True
 
 
-def _conclude(search: Search, run: RunPaths, errors: dict[str, str]) -> list[str]:
+def _conclude(search: Search, run: DrivenRun, errors: dict[str, str]) -> list[str]:
     """The winner's file, and members if they were asked for; returns what should be said about it."""
     trials = read_trials(search.paths)
     best = ranked(trials)
@@ -94,7 +95,7 @@ def _conclude(search: Search, run: RunPaths, errors: dict[str, str]) -> list[str
     return [f"Members from trials: {names}{short}"]
 
 
-def _run_inline(searches: Mapping[str, Search], run: RunPaths, on_event: OnEvent) -> None:
+def _run_inline(searches: Mapping[str, Search], run: DrivenRun, on_event: OnEvent) -> None:
     from orchestrator.tuning.inline_executor import search_inline
 
     for search in searches.values():
@@ -105,7 +106,7 @@ def _run_inline(searches: Mapping[str, Search], run: RunPaths, on_event: OnEvent
 def _run_on_ray(ray: Any, request: SearchRequest, searches: Mapping[str, Search], on_event: OnEvent) -> dict[str, str]:
     from orchestrator.tuning.executors import submit_search
 
-    run = RunPaths(request.out)
+    run = request.workspace.driven(request.out)
     waiting = {slug: search for slug, search in searches.items() if search.todo()}
     gpus = request.gpus_per_trial
     if gpus is None:
@@ -123,7 +124,7 @@ def _run_on_ray(ray: Any, request: SearchRequest, searches: Mapping[str, Search]
             for reference in ready:
                 _outcome_of(ray, reference, running.pop(reference), errors)
     except KeyboardInterrupt:
-        stop_waiting(run.root)
+        run.stop_waiting()
         raise
     finally:
         end_tasks(ray, running)  # only after an interrupt or an error is anything left
@@ -142,7 +143,7 @@ def _outcome_of(ray: Any, reference: Any, slug: str, errors: dict[str, str]) -> 
 class Watch:
     """Tells of every trial that has ended since the watch began."""
 
-    def __init__(self, searches: Mapping[str, Search], run: RunPaths, on_event: OnEvent) -> None:
+    def __init__(self, searches: Mapping[str, Search], run: DrivenRun, on_event: OnEvent) -> None:
         self.searches, self.run, self.on_event = searches, run, on_event
         self.seen = {slug: self._finished(search) for slug, search in searches.items()}
 

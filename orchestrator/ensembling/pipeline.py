@@ -1,8 +1,8 @@
 """Which blend and which calibration? The simplest, unless another is shown to be better.
 
-In: a Question, the logits, truth and patients of part `calibrate` for one finding. Out: a Solution: the choice with the
-table of everything that was tried, what was fitted, and for every film a probability from a procedure that never saw
-its patient. Called by `orchestrator.ensembling.calibration_fit`.
+In: CalibrationData: the logits, truth and patients of part `calibrate` for one finding. Out: a FittedPipeline: the
+choice with the table of everything that was tried, what was fitted, and for every film a probability from a procedure
+that never saw its patient. Called by `orchestrator.ensembling.calibration_fit`.
 
 Two cross-validations, one in the other, both by whole patients. The inner one compares the candidates by the log loss
 of held-out films; another than the simplest is taken if the interval of its gain lies above 0, an interval of 99.5 %
@@ -23,11 +23,12 @@ from models.statistics.sample_size import judge_sample_size
 from orchestrator.formatting import aligned
 
 CALIBRATIONS = ("platt", "temperature", "beta", "isotonic")  # the simplest that corrects both slope and prior first
+COMPARISONS = "comparisons.txt"  # every blend and calibration that was compared, to read; bundle.json has them too
 ROUNDING = 1e-9  # nats: two ways to the same answer differ by less
 
 
 @dataclass(frozen=True, kw_only=True)
-class ChoosingSettings:
+class SelectionSettings:
     folds: int = 5
     seed: int = 0
     level: float = 0.995  # of the interval of a gain
@@ -35,7 +36,7 @@ class ChoosingSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Question:
+class CalibrationData:
     """The films of `calibrate`, row by row, for one finding."""
 
     columns: np.ndarray  # films x members, logits
@@ -47,7 +48,7 @@ class Question:
     calibrations: tuple[str, ...] = CALIBRATIONS  # to choose from, the one that stands first
 
     @classmethod
-    def of_score(cls, score, truth, patients) -> "Question":
+    def of_score(cls, score, truth, patients) -> "CalibrationData":
         """A single score per film, on the logit scale: nothing to blend."""
         return cls(
             columns=np.asarray(score, dtype=np.float64)[:, None],
@@ -83,7 +84,7 @@ class Choice:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Solution:
+class FittedPipeline:
     """What was chosen and fitted on all films, and what the same procedure says without each fold."""
 
     choice: Choice
@@ -92,77 +93,79 @@ class Solution:
     score: np.ndarray  # films: the blend's, before calibration
     probability: np.ndarray  # films
     fold: np.ndarray  # films: the fold that each belongs to
-    layers: np.ndarray  # films x folds: every film's probability from the procedure fitted without that fold
-    fixed: bool  # no blend of any layer was fitted: the ranks of `score` are honest as they are
+    out_of_fold: np.ndarray  # films x folds: every film's probability from the procedure fitted without that fold
+    fixed: bool  # no blend was fitted, without any fold: the ranks of `score` are honest as they are
 
 
-def solve(question: Question, settings: ChoosingSettings | None = None, fold: np.ndarray | None = None) -> Solution:
+def fit_pipeline(
+    data: CalibrationData, settings: SelectionSettings | None = None, fold: np.ndarray | None = None
+) -> FittedPipeline:
     """Choose, fit, and do both again without each fold. `fold`: of each film, patients whole; none: made here."""
-    settings = settings or ChoosingSettings()
-    bootstrap = PatientBootstrap(question.patients, resamples=settings.resamples, seed=settings.seed)
+    settings = settings or SelectionSettings()
+    bootstrap = PatientBootstrap(data.patients, resamples=settings.resamples, seed=settings.seed)
     if fold is None:
-        fold = patient_folds(question.patients, question.truth, settings.folds, settings.seed)
+        fold = patient_folds(data.patients, data.truth, settings.folds, settings.seed)
     everything = np.ones(len(fold), dtype=bool)
-    choice = choose(question, everything, bootstrap, settings)
-    blend, calibrated = _fit(question, choice.blend, choice.calibration, everything)
-    score = question.score(blend)
-    layers = np.empty((len(fold), settings.folds))
+    choice = choose(data, everything, bootstrap, settings)
+    blend, calibrated = _fit(data, choice.blend, choice.calibration, everything)
+    score = data.score(blend)
+    out_of_fold = np.empty((len(fold), settings.folds))
     used = {choice.blend}
     for one in range(settings.folds):
         others = fold != one
-        layer = choose(question, others, bootstrap, settings)
-        layer_blend, layer_calibration = _fit(question, layer.blend, layer.calibration, others)
-        layers[:, one] = layer_calibration.apply(question.score(layer_blend))
-        used.add(layer.blend)
-    return Solution(
+        chosen = choose(data, others, bootstrap, settings)
+        fold_blend, fold_calibration = _fit(data, chosen.blend, chosen.calibration, others)
+        out_of_fold[:, one] = fold_calibration.apply(data.score(fold_blend))
+        used.add(chosen.blend)
+    return FittedPipeline(
         choice=choice,
         blend=blend,
         calibration=calibrated,
         score=score,
         probability=calibrated.apply(score),
         fold=fold,
-        layers=layers,
+        out_of_fold=out_of_fold,
         fixed=used <= {blending.MEAN_OF_LOGITS, blending.MEAN_OF_PROBABILITIES} and len(used) == 1,
     )
 
 
-def choose(question: Question, rows: np.ndarray, bootstrap: PatientBootstrap, settings: ChoosingSettings) -> Choice:
+def choose(data: CalibrationData, rows: np.ndarray, bootstrap: PatientBootstrap, settings: SelectionSettings) -> Choice:
     """Compare the blends, then the calibrations of the best blend, on the films of a mask alone."""
-    power = patient_power(question.truth[rows], question.patients[rows])
+    power = patient_power(data.truth[rows], data.patients[rows])
     if power.underpowered:
         note = f"{power.positives} positive and {power.negatives} negative patients: the simplest blend and calibration"
-        simplest = question.blends()[0]
-        return Choice(blend=simplest, calibration=question.calibrations[0], blends=(), calibrations=(), note=note)
-    first, others = question.calibrations[0], question.calibrations[1:]
-    probabilities = {name: held_out(question, name, (first,), rows, settings)[first] for name in question.blends()}
-    by_blend = compare(probabilities, question.truth, bootstrap, settings)
+        simplest = data.blends()[0]
+        return Choice(blend=simplest, calibration=data.calibrations[0], blends=(), calibrations=(), note=note)
+    first, others = data.calibrations[0], data.calibrations[1:]
+    probabilities = {name: held_out(data, name, (first,), rows, settings)[first] for name in data.blends()}
+    by_blend = compare(probabilities, data.truth, bootstrap, settings)
     best = next(row["candidate"] for row in by_blend if row["adopted"])
-    known = {first: probabilities[best]} | held_out(question, best, others, rows, settings)
-    by_calibration = compare(known, question.truth, bootstrap, settings)
+    known = {first: probabilities[best]} | held_out(data, best, others, rows, settings)
+    by_calibration = compare(known, data.truth, bootstrap, settings)
     calibrated = next(row["candidate"] for row in by_calibration if row["adopted"])
     return Choice(blend=best, calibration=calibrated, blends=by_blend, calibrations=by_calibration)
 
 
 def held_out(
-    question: Question, blend: str, methods: Sequence[str], rows: np.ndarray, settings: ChoosingSettings
+    data: CalibrationData, blend: str, methods: Sequence[str], rows: np.ndarray, settings: SelectionSettings
 ) -> dict[str, np.ndarray]:
     """Per calibration: probabilities of the films of a mask, each from other patients of the mask; NaN elsewhere."""
     fold = np.full(len(rows), -1)
-    fold[rows] = patient_folds(question.patients[rows], question.truth[rows], settings.folds, settings.seed + 1)
+    fold[rows] = patient_folds(data.patients[rows], data.truth[rows], settings.folds, settings.seed + 1)
     found = {method: np.full(len(rows), np.nan) for method in methods}
     for one in range(settings.folds):
         here, others = fold == one, rows & (fold != one)
         if not here.any():
             continue
-        known = others & ~np.isnan(question.truth)
-        score = question.score(question.fit_blend(blend, known))
+        known = others & ~np.isnan(data.truth)
+        score = data.score(data.fit_blend(blend, known))
         for method in methods:
-            found[method][here] = _calibration(question, score, known, method).apply(score[here])
+            found[method][here] = _calibration(data, score, known, method).apply(score[here])
     return found
 
 
 def compare(
-    probabilities: dict[str, np.ndarray], truth: np.ndarray, bootstrap: PatientBootstrap, settings: ChoosingSettings
+    probabilities: dict[str, np.ndarray], truth: np.ndarray, bootstrap: PatientBootstrap, settings: SelectionSettings
 ) -> list[dict]:
     """A row per candidate: log loss, AUC, gain in log loss over the first candidate with its interval, adopted or not.
 
@@ -194,19 +197,19 @@ def patient_power(truth: np.ndarray, patients: np.ndarray):
     return judge_sample_size(len(np.unique(patients[truth > 0])), len(np.unique(patients[truth < 1])))
 
 
-def _fit(question: Question, blend: str, method: str, rows: np.ndarray) -> tuple[Blend, Calibration]:
+def _fit(data: CalibrationData, blend: str, method: str, rows: np.ndarray) -> tuple[Blend, Calibration]:
     """The procedure that is judged and used: the blend, then the calibration on its scores of the same films.
 
     A fitted blend is a little too sure of itself on its own films. The cross-validation charges it for that, which is
     on the side of the simple blending.
     """
-    known = rows & ~np.isnan(question.truth)
-    fitted = question.fit_blend(blend, known)
-    return fitted, _calibration(question, question.score(fitted), known, method)
+    known = rows & ~np.isnan(data.truth)
+    fitted = data.fit_blend(blend, known)
+    return fitted, _calibration(data, data.score(fitted), known, method)
 
 
-def _calibration(question: Question, score: np.ndarray, known: np.ndarray, method: str) -> Calibration:
-    return calibration.fit(score[known], question.truth[known], question.patients[known], method)
+def _calibration(data: CalibrationData, score: np.ndarray, known: np.ndarray, method: str) -> Calibration:
+    return calibration.fit(score[known], data.truth[known], data.patients[known], method)
 
 
 def choice_table(entries: Mapping[str, Mapping], stage: str) -> tuple[list[str], list[list[str]]]:

@@ -1,4 +1,4 @@
-"""orchestrator/ensembling/selection.py: the simplest blend and calibration stand unless another is shown to be
+"""orchestrator/ensembling/pipeline.py: the simplest blend and calibration stand unless another is shown to be
 better.
 """
 
@@ -10,9 +10,16 @@ import pytest
 from models.statistics import blending
 from models.statistics.bootstrap import PatientBootstrap, patient_folds
 from models.statistics.metrics import auc, sigmoid
-from orchestrator.ensembling.selection import ChoosingSettings, Question, choice_table, choose, compare, solve
+from orchestrator.ensembling.pipeline import (
+    CalibrationData,
+    SelectionSettings,
+    choice_table,
+    choose,
+    compare,
+    fit_pipeline,
+)
 
-QUICK = ChoosingSettings(folds=4, resamples=1000)
+QUICK = SelectionSettings(folds=4, resamples=1000)
 
 
 def make(films=400, noise=(2.0, 2.0), seed=0, others=0):
@@ -23,7 +30,7 @@ def make(films=400, noise=(2.0, 2.0), seed=0, others=0):
     columns = np.column_stack([2 * truth + one * draws.normal(size=films) for one in noise])
     findings = np.column_stack([columns.mean(axis=1), draws.normal(size=(films, others))])
     inputs = tuple(["own", *[f"other{index}" for index in range(others)]]) if others else ()
-    return Question(columns=columns, truth=truth, patients=patients, findings=findings, inputs=inputs)
+    return CalibrationData(columns=columns, truth=truth, patients=patients, findings=findings, inputs=inputs)
 
 
 def chosen(question, settings=QUICK):
@@ -67,18 +74,18 @@ def test_stacking_is_adopted_where_another_finding_knows_more():
 def test_greedy_is_adopted_with_one_good_and_nine_random_members_and_picks_the_good_one():
     question = make(noise=(1.5,))
     random = np.random.default_rng(7).normal(size=(400, 9)) * 3
-    solution = solve(dataclasses.replace(question, columns=np.column_stack([random, question.columns])), QUICK)
-    assert solution.choice.blend == blending.GREEDY
-    assert np.argmax(solution.blend.weights) == 9
-    assert solution.blend.weights[9] > 0.5
-    assert not solution.fixed
+    fitted = fit_pipeline(dataclasses.replace(question, columns=np.column_stack([random, question.columns])), QUICK)
+    assert fitted.choice.blend == blending.GREEDY
+    assert np.argmax(fitted.blend.weights) == 9
+    assert fitted.blend.weights[9] > 0.5
+    assert not fitted.fixed
 
 
 def test_another_calibration_is_adopted_where_platt_cannot_bend():
     draws = np.random.default_rng(3)
     score = draws.uniform(-3, 3, 3000)
     truth = (draws.random(3000) < np.where(score > 0, 0.75, 0.1)).astype(float)
-    choice = chosen(Question.of_score(score, truth, np.arange(3000)))
+    choice = chosen(CalibrationData.of_score(score, truth, np.arange(3000)))
     assert choice.blends[0]["adopted"]  # one score: nothing to blend
     assert choice.calibration == "isotonic"
 
@@ -106,24 +113,24 @@ def test_a_held_out_fold_learns_nothing_from_its_own_truth():
     question = make(others=3, noise=(2.0, 6.0, 2.0))
     fold = patient_folds(question.patients, question.truth, QUICK.folds)
     turned = np.where(fold == 1, 1 - question.truth, question.truth)
-    one = solve(question, QUICK, fold)
-    other = solve(dataclasses.replace(question, truth=turned), QUICK, fold)
-    np.testing.assert_array_equal(one.layers[:, 1], other.layers[:, 1])
-    assert np.abs(one.layers[:, 0] - other.layers[:, 0]).max() > 0.01
+    one = fit_pipeline(question, QUICK, fold)
+    other = fit_pipeline(dataclasses.replace(question, truth=turned), QUICK, fold)
+    np.testing.assert_array_equal(one.out_of_fold[:, 1], other.out_of_fold[:, 1])
+    assert np.abs(one.out_of_fold[:, 0] - other.out_of_fold[:, 0]).max() > 0.01
 
 
 def test_patients_stay_whole_and_unknown_films_get_an_answer_but_teach_nothing():
     question = make()
     unknown = np.arange(400) % 5 == 0
     gaps = dataclasses.replace(question, truth=np.where(unknown, np.nan, question.truth))
-    solution = solve(gaps, QUICK)
+    fitted = fit_pipeline(gaps, QUICK)
     for patient in np.unique(gaps.patients):
-        assert len(set(solution.fold[gaps.patients == patient])) == 1
-    assert np.isfinite(solution.layers).all()
+        assert len(set(fitted.fold[gaps.patients == patient])) == 1
+    assert np.isfinite(fitted.out_of_fold).all()
     known = dataclasses.replace(gaps, **{
         name: getattr(gaps, name)[~unknown] for name in ("columns", "truth", "patients", "findings")
     })  # fmt: skip
-    assert solve(known, QUICK).calibration == solution.calibration
+    assert fit_pipeline(known, QUICK).calibration == fitted.calibration
 
 
 def test_the_order_of_the_films_is_free():
@@ -132,17 +139,17 @@ def test_the_order_of_the_films_is_free():
     other = dataclasses.replace(question, **{
         name: getattr(question, name)[order] for name in ("columns", "truth", "patients", "findings")
     })  # fmt: skip
-    one, other = solve(question, QUICK), solve(other, QUICK)
+    one, other = fit_pipeline(question, QUICK), fit_pipeline(other, QUICK)
     np.testing.assert_allclose(one.probability[order], other.probability, atol=1e-9)
-    np.testing.assert_allclose(one.layers[order], other.layers, atol=1e-9)
+    np.testing.assert_allclose(one.out_of_fold[order], other.out_of_fold, atol=1e-9)
 
 
 def test_held_out_probabilities_are_honest_about_noise():
     """A constant and an inverted score: no layer claims to know."""
     truth = make().truth
     for score in (np.zeros(400), -2 * truth + np.random.default_rng(1).normal(size=400)):
-        solution = solve(Question.of_score(score, truth, np.arange(400) // 2), QUICK)
-        held_out = solution.layers[np.arange(400), solution.fold]
+        fitted = fit_pipeline(CalibrationData.of_score(score, truth, np.arange(400) // 2), QUICK)
+        held_out = fitted.out_of_fold[np.arange(400), fitted.fold]
         assert np.abs(held_out - truth.mean()).max() < 0.1
     assert auc(held_out, truth) < 0.5
 
@@ -175,6 +182,6 @@ def test_the_table_marks_what_was_taken():
 
 def test_fewer_choices_can_be_offered():
     question = dataclasses.replace(make(), offered=(blending.MEAN_OF_RANKS,), calibrations=("beta",))
-    solution = solve(question, QUICK)
-    assert (solution.blend.method, solution.calibration.method) == (blending.MEAN_OF_RANKS, "beta")
-    assert abs(sigmoid(solution.score).mean() - 0.5) < 0.02
+    fitted = fit_pipeline(question, QUICK)
+    assert (fitted.blend.method, fitted.calibration.method) == (blending.MEAN_OF_RANKS, "beta")
+    assert abs(sigmoid(fitted.score).mean() - 0.5) < 0.02

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from orchestrator.ensembling.site_data import LocalRequest, read_local_films
+from orchestrator.ensembling.site_data import SiteRequest, read_site_films
 from orchestrator.inference.bundle import load_bundle
 from tests.small_data import disc_films
 from tests.small_run import write_films
@@ -29,8 +29,8 @@ def ask(house, tmp_path):
         if patients:
             table["patient"] = [f"p{number}" for number in range(len(rows))]
         table.to_csv(tmp_path / "local.csv", index=False)
-        request = LocalRequest(labelled=tmp_path / "local.csv", images=tmp_path / "films" / images, **options)
-        return read_local_films(load_bundle(house / "bundle", "cpu"), request, lambda done, total: None)
+        request = SiteRequest(labelled=tmp_path / "local.csv", images=tmp_path / "films" / images, **options)
+        return read_site_films(load_bundle(house / "bundle", "cpu"), request, lambda done, total: None)
 
     return read
 

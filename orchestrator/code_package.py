@@ -18,7 +18,7 @@ PACKAGES = ("models", "orchestrator", "pathologies")  # and the packages in them
 DATA = {"pathologies/findings": ".toml"}  # package data beside the code, as pyproject.toml installs it
 BESIDE = ("LICENSE", "README.md", "constraints.txt", "pyproject.toml")
 FINDINGS = "findings"  # where the files of --findings lie in the zip
-CHECKOUT = Path(__file__).resolve().parents[2]
+CHECKOUT = Path(__file__).resolve().parents[1]
 EARLIEST = (1980, 1, 1, 0, 0, 0)  # a zip file without times: the same files give the same bytes and the same address
 
 

@@ -19,10 +19,10 @@ from orchestrator.ensembling.calibration_fit import (
     fit_finding,
     fit_findings,
 )
-from orchestrator.ensembling.selection import ChoosingSettings, Question, solve
-from tests.test_choosing import make
+from orchestrator.ensembling.pipeline import CalibrationData, SelectionSettings, fit_pipeline
+from tests.test_pipeline import make
 
-QUICK = FitSettings(resamples=300, choosing=ChoosingSettings(folds=4, resamples=500))
+QUICK = FitSettings(resamples=300, selection=SelectionSettings(folds=4, resamples=500))
 
 
 @pytest.fixture(scope="module")
@@ -120,12 +120,12 @@ def test_the_conformal_zone_covers_both_classes(question, entry):
 def test_the_zone_of_a_fitted_blend_comes_from_films_that_it_was_not_fitted_on(question):
     """Greedy selection among many random members ranks its own films too well."""
     random = np.random.default_rng(3).normal(size=(800, 12))
-    solution = solve(dataclasses.replace(question, columns=random, offered=("greedy selection",)), QUICK.choosing)
-    held_out = solution.layers[np.arange(800), solution.fold]
-    assert auc(solution.probability, question.truth) > auc(held_out, question.truth) + 0.02
+    fitted = fit_pipeline(dataclasses.replace(question, columns=random, offered=("greedy selection",)), QUICK.selection)
+    held_out = fitted.out_of_fold[np.arange(800), fitted.fold]
+    assert auc(fitted.probability, question.truth) > auc(held_out, question.truth) + 0.02
     answers = Answers(
-        probability=solution.probability, fold=solution.fold, layers=solution.layers, truth=question.truth,
-        patients=question.patients, ranking=solution.score if solution.fixed else None,
+        probability=fitted.probability, fold=fitted.fold, out_of_fold=fitted.out_of_fold, truth=question.truth,
+        patients=question.patients, ranking=fitted.score if fitted.fixed else None,
     )  # fmt: skip
     zone = conformal_zone(answers, 0.9)
     honest = conformal.fit(held_out, question.truth, question.patients, 0.9)
@@ -209,7 +209,7 @@ def test_a_parent_on_other_films_cannot_be_made_consistent():
 
 
 def test_a_score_is_a_question_with_one_column(question):
-    one = Question.of_score(question.columns[:, 0], question.truth, question.patients)
+    one = CalibrationData.of_score(question.columns[:, 0], question.truth, question.patients)
     assert one.blends() == ("mean of logits",)
     np.testing.assert_array_equal(
         one.score(one.fit_blend("mean of logits", np.ones(800, bool))), question.columns[:, 0]
