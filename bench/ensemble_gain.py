@@ -29,8 +29,8 @@ from orchestrator.ensembling.members import columns_of, finished_targets
 from orchestrator.ensembling.pipeline import patient_power
 from orchestrator.formatting import aligned
 from orchestrator.inference.bundle import Bundle, load_bundle
+from orchestrator.planning.plan import TrainRequest
 from orchestrator.training.launch import train_run
-from orchestrator.training.plan import TrainRequest
 from pathologies.phantom.writer import PhantomConfig, write_phantom
 
 FRACTIONS = (0.35, 0.08, 0.2, 0.37)  # more calibrate and test than usual: this is a measurement

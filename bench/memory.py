@@ -28,8 +28,8 @@ from models.config import TrainConfig
 from models.files.layout import TargetPaths, read_json, write_json
 from models.training.cpu_features import cpu_precision
 from orchestrator.formatting import aligned
+from orchestrator.planning.memory import estimate
 from orchestrator.training.environment import process_environment
-from orchestrator.training.memory import estimate
 
 OF_BARE, OF_FILE = 1.15, 1.02
 JOB = "import sys; from pathlib import Path; from models.process.job import run_job; run_job(*map(Path, sys.argv[1:]))"

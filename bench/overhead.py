@@ -26,8 +26,8 @@ from typing import Any
 from models.config import TrainConfig
 from models.files.layout import DatasetPaths, RunPaths, read_json, read_json_lines
 from orchestrator.formatting import aligned
+from orchestrator.planning.plan import TrainRequest, plan_run
 from orchestrator.training.environment import process_environment
-from orchestrator.training.plan import TrainRequest, plan_run
 from pathologies.findings.catalog import CHEXPERT_TARGETS
 
 ALLOWED = 0.05

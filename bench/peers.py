@@ -37,7 +37,7 @@ from models.training.cpu_features import cpu_precision
 from orchestrator.datasets.prepare import prepare
 from orchestrator.datasets.request import PrepareRequest
 from orchestrator.formatting import aligned
-from orchestrator.training.plan import TrainRequest, plan_run
+from orchestrator.planning.plan import TrainRequest, plan_run
 from pathologies.findings.catalog import load_catalog
 
 FORMS = ("standard", "best")

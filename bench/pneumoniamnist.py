@@ -40,8 +40,8 @@ from models.training.cpu_features import cpu_precision
 from orchestrator.datasets.prepare import prepare
 from orchestrator.datasets.request import PrepareRequest
 from orchestrator.formatting import aligned
+from orchestrator.planning.plan import TrainRequest
 from orchestrator.training.launch import train_run
-from orchestrator.training.plan import TrainRequest
 from pathologies.splits.shared_split import share_split
 
 DATA = Path(os.environ.get("HILUM_TEST_DATA", "../shared/data")) / "pneumoniamnist.npz"

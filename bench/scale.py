@@ -21,8 +21,8 @@ from unittest import mock
 
 from models.files.layout import RunPaths, TargetPaths, read_json_lines, write_json
 from orchestrator.formatting import aligned
+from orchestrator.planning.plan import TrainRequest
 from orchestrator.training import launch
-from orchestrator.training.plan import TrainRequest
 from orchestrator.training.private_ray import environment, private_ray
 from orchestrator.training.ray_session import SETTINGS
 from pathologies.findings.catalog import CHEXPERT_TARGETS

@@ -36,8 +36,8 @@ from orchestrator.ensembling.members import finished_targets
 from orchestrator.evaluation.compare_runs import BLEND, against_the_better, problem_of, signed
 from orchestrator.evaluation.training_cost import Cost, cost_of
 from orchestrator.formatting import aligned
+from orchestrator.planning.plan import TrainRequest
 from orchestrator.training.launch import train_run
-from orchestrator.training.plan import TrainRequest
 
 FOLDS = 5
 KINDS = ("single", "shared")

@@ -95,10 +95,10 @@ def train(
     """
     import pandas as pd
 
+    from orchestrator.planning.plan import TrainRequest
+    from orchestrator.planning.recipe import asked_folds, asked_start
     from orchestrator.storage.workspace import Workspace
     from orchestrator.training.launch import train_run
-    from orchestrator.training.plan import TrainRequest
-    from orchestrator.training.recipe import asked_folds, asked_start
     from orchestrator.training.resources import parse_share, with_ranks
 
     require_at_least(members=(members, 1))
@@ -147,8 +147,8 @@ def tune(
     """
     import pandas as pd
 
+    from orchestrator.ray_address import own_cluster
     from orchestrator.storage.workspace import Workspace
-    from orchestrator.training.ray_session import own_cluster
     from orchestrator.tuning.report import COLUMNS, table_rows, write_report
     from orchestrator.tuning.study import SearchRequest
     from orchestrator.tuning.tune import tune_run

@@ -9,8 +9,8 @@ from models.files.layout import BundlePaths
 from orchestrator.ensembling.build import EnsembleRequest, build_bundle
 from orchestrator.ensembling.bundle_writing import renew_self_test
 from orchestrator.inference.bundle_description import write_description
+from orchestrator.planning.plan import TrainRequest
 from orchestrator.training.launch import train_run
-from orchestrator.training.plan import TrainRequest
 from tests.small_data import make_dataset
 
 SETTINGS = {"backbone": "test_resnet", "epochs": 3, "batch_size": 16, "learning_rate": 5e-3, "precision": "fp32",

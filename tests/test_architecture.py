@@ -49,23 +49,23 @@ ORDER = {
     "models.classifier": "data network statistics",
     "orchestrator.storage": "",
     "orchestrator.datasets": "storage",
-    "orchestrator.training": "storage datasets",
-    "orchestrator.tuning": "storage datasets training",
-    "orchestrator.cluster": "storage datasets training",
+    "orchestrator.planning": "storage datasets",
+    "orchestrator.training": "storage datasets planning",
+    "orchestrator.tuning": "storage datasets planning training",
+    "orchestrator.cluster": "storage datasets planning training",
     "orchestrator.inference": "storage datasets",
     "orchestrator.ensembling": "storage datasets inference",
     "orchestrator.evaluation": "storage datasets inference ensembling",
     "orchestrator.option_values": "storage inference",
-    "orchestrator.api": "storage datasets training tuning inference ensembling evaluation option_values",
-    "orchestrator.cli": "storage datasets training tuning cluster inference ensembling evaluation option_values api",
+    "orchestrator.api": "storage datasets planning training tuning inference ensembling evaluation option_values",
+    "orchestrator.cli": (
+        "storage datasets planning training tuning cluster inference ensembling evaluation option_values api"
+    ),
     "orchestrator.predict": "cli api",
 }
 # What the rules below still find. A line that is no longer found makes the test fail too: take it out.
 EXCEPTIONS = dict.fromkeys(
-    """
-files: orchestrator.training
-no __all__: orchestrator.training
-    """.strip().split("\n"),
+    [],
     "to be opened",
 )
 

@@ -8,12 +8,12 @@ import threading
 import pytest
 
 from models.files.layout import RunPaths, write_json
+from orchestrator.planning.plan import TrainRequest, plan_run
 from orchestrator.storage.mirror import Mirror
 from orchestrator.storage.object_store import Store
 from orchestrator.storage.workspace import Workspace
 from orchestrator.training import remote_worker
 from orchestrator.training.launch import train_run
-from orchestrator.training.plan import TrainRequest, plan_run
 from orchestrator.training.remote_worker import Sender, claim, train_away
 from tests.small_data import make_dataset
 from tests.small_run import SETTINGS, silent, train_inline

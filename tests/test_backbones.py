@@ -1,4 +1,4 @@
-"""orchestrator/training/backbones.py and models/network/architecture.py: names refused before the launch, and a network
+"""orchestrator/planning/backbones.py and models/network/architecture.py: names refused before the launch, and a network
 to read.
 """
 
@@ -14,10 +14,10 @@ from models.network.architecture import OWN, WIDTHS, Plain
 from models.network.builder import build_network, initial_network
 from orchestrator.ensembling.build import EnsembleRequest, build_bundle
 from orchestrator.inference.bundle import load_bundle, self_test
-from orchestrator.training import backbones
-from orchestrator.training.backbones import WELL_KNOWN, require_backbone
+from orchestrator.planning import backbones
+from orchestrator.planning.backbones import WELL_KNOWN, require_backbone
+from orchestrator.planning.plan import TrainRequest
 from orchestrator.training.launch import train_run
-from orchestrator.training.plan import TrainRequest
 from tests.fake_run import QUICK
 from tests.small_data import make_dataset
 from tests.small_run import silent, train_inline
@@ -60,7 +60,7 @@ def test_a_driver_with_a_usual_backbone_loads_no_timm():
 
     from tests.conftest import PROJECT
 
-    code = "import sys, orchestrator.training.launch, orchestrator.training.plan; "
+    code = "import sys, orchestrator.training.launch, orchestrator.planning.plan; "
     code += "print('timm' in sys.modules, 'torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", "False"]

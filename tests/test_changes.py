@@ -1,4 +1,4 @@
-"""orchestrator/training/changed_settings.py: changed settings remove nothing that was learnt, unless asked for
+"""orchestrator/planning/changed_settings.py: changed settings remove nothing that was learnt, unless asked for
 and begun.
 """
 
@@ -7,12 +7,12 @@ import types
 import pytest
 
 from models.files.layout import RunPaths, read_json, write_json
+from orchestrator.planning.plan import TrainRequest, plan_run
 from orchestrator.storage.mirror import Mirror
 from orchestrator.storage.object_store import Store
 from orchestrator.storage.workspace import DrivenRun, Workspace
 from orchestrator.training import launch
 from orchestrator.training.launch import train_run
-from orchestrator.training.plan import TrainRequest, plan_run
 from tests.small_data import make_dataset
 from tests.small_run import SETTINGS, silent, train_inline
 

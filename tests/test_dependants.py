@@ -13,11 +13,11 @@ import pytest
 
 from models.files.layout import RunPaths, read_json, read_json_lines, write_json
 from orchestrator.cli.app import app
+from orchestrator.planning.plan import TrainRequest, plan_run
 from orchestrator.storage.workspace import DrivenRun
 from orchestrator.training import launch
 from orchestrator.training.dependants import Dependants, sources_first
 from orchestrator.training.launch import train_run
-from orchestrator.training.plan import TrainRequest, plan_run
 from tests.processes import hilum_words
 from tests.small_data import disc_dataset
 from tests.small_run import SETTINGS, train_inline
@@ -212,7 +212,7 @@ def test_on_ray_they_are_submitted_when_it_has_ended_and_not_before(jobs, monkey
 
     exceptions = types.SimpleNamespace(RayError=RuntimeError, OutOfMemoryError=MemoryError)
     ray = types.SimpleNamespace(get=answer, wait=lambda references, **limits: (references, []), exceptions=exceptions)
-    monkeypatch.setattr(launch, "Lifeline", lambda ray: types.SimpleNamespace(check=lambda: None))
+    monkeypatch.setattr(launch, "ClusterLiveness", lambda ray: types.SimpleNamespace(check=lambda: None))
     dependants, running, watches, events = Dependants(jobs), {}, {}, []
     run = DrivenRun(tmp_path / "planned")
     for job in dependants.ready:

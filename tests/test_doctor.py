@@ -14,7 +14,7 @@ from models.config import TrainConfig
 from orchestrator.cluster import driver_checks, node_facts
 from orchestrator.cluster.checks import Machine, Wish, judge, slots
 from orchestrator.cluster.doctor import DoctorRequest, Work, _timetable, examine, hours
-from orchestrator.training.memory import Estimate, estimate
+from orchestrator.planning.memory import Estimate, estimate
 from orchestrator.training.socket_probe import LET_IN, NO_CONNECTION, REFUSED, STRANGERS, Listener
 from tests.small_data import make_dataset
 

@@ -8,7 +8,7 @@ import json
 import pytest
 
 from models.config import TrainConfig
-from orchestrator.training.plan import TrainRequest, plan_run
+from orchestrator.planning.plan import TrainRequest, plan_run
 from orchestrator.training.schedule import film_cost, longest_first, trained_films
 from tests.small_data import make_dataset
 

@@ -6,9 +6,9 @@ import signal
 import pytest
 
 from models.files.layout import RunPaths, read_json, read_json_lines
+from orchestrator.planning.plan import TrainRequest
 from orchestrator.training import retries
 from orchestrator.training.launch import train_run
-from orchestrator.training.plan import TrainRequest
 from tests.processes import all_gone, descendants, quiet_environment
 from tests.small_data import disc_dataset
 from tests.small_run import SETTINGS, silent, train_inline

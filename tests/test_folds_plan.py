@@ -8,10 +8,10 @@ from models.config import TrainConfig
 from models.data.targets import Targets
 from models.files.layout import RunPaths, read_json, write_json
 from orchestrator.datasets.dataset import load_dataset
+from orchestrator.planning.plan import TrainRequest, plan_run
+from orchestrator.planning.shared_start import OTHERS_WEIGHT
 from orchestrator.storage.workspace import DrivenRun
 from orchestrator.training import launch
-from orchestrator.training.plan import TrainRequest, plan_run
-from orchestrator.training.shared_start import OTHERS_WEIGHT
 from tests.small_data import disc_films, write_dataset
 
 FILMS = 180
@@ -310,7 +310,7 @@ def test_what_is_left_to_be_decided_is_told_and_stays(dataset, tmp_path, setting
 
 
 def test_many_films_need_no_folds_and_few_patients_can_have_none(dataset, tmp_path, monkeypatch):
-    monkeypatch.setattr("orchestrator.training.recipe.MOST_FILMS", 140)
+    monkeypatch.setattr("orchestrator.planning.recipe.MOST_FILMS", 140)
     assert not any(job.fold for job in plan(dataset, tmp_path / "many", targets=PAIR, **AUTO))
     monkeypatch.undo()
     truth = {slug: np.resize([1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0], 90) for slug in PAIR}  # nine positive patients

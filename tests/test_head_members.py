@@ -1,4 +1,4 @@
-"""orchestrator/training/heads.py, models/process/head_job.py: heads are jobs and members as networks are."""
+"""orchestrator/planning/heads.py, models/process/head_job.py: heads are jobs and members as networks are."""
 
 import dataclasses
 import hashlib
@@ -26,8 +26,8 @@ from orchestrator.ensembling.replace import ReplaceRequest, replace_findings
 from orchestrator.evaluation.compare_runs import CompareRequest, compare_runs
 from orchestrator.inference.bundle import load_bundle, self_test
 from orchestrator.inference.bundle_description import check_description
+from orchestrator.planning.plan import TrainRequest
 from orchestrator.training.launch import train_run
-from orchestrator.training.plan import TrainRequest
 from pathologies.findings.catalog import load_catalog
 from tests.fake_run import QUICK
 from tests.small_data import make_dataset

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from models.files.layout import RunPaths, read_json, read_json_lines, write_json
+from orchestrator.planning.plan import Job, TrainRequest, plan_run
 from orchestrator.storage.workspace import DrivenRun
 from orchestrator.training import launch
 from orchestrator.training.launch import train_run
-from orchestrator.training.plan import Job, TrainRequest, plan_run
 from tests.small_data import disc_films, write_dataset
 from tests.small_run import SETTINGS, train_inline
 
@@ -154,7 +154,7 @@ def test_a_target_that_is_always_asked_to_end_gets_an_outcome_and_the_others_go_
 
     ray = fake_ray(None)
     ray.get, ray.wait = answer, lambda references, **limits: (references, [])
-    monkeypatch.setattr(launch, "Lifeline", lambda ray: types.SimpleNamespace(check=lambda: None))
+    monkeypatch.setattr(launch, "ClusterLiveness", lambda ray: types.SimpleNamespace(check=lambda: None))
     running = {submit(job): job for job in jobs}
     launch._follow(ray, run, running, {job.name: launch.Watch(job) for job in jobs}, events.append, submit)
     assert submitted.count(jobs[0].name) == 101

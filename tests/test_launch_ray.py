@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from models.files.layout import RunPaths, TargetPaths, read_json, read_json_lines
+from orchestrator.planning.plan import TrainRequest
 from orchestrator.training.launch import train_run
-from orchestrator.training.plan import TrainRequest
 from tests.conftest import PROJECT
 from tests.processes import alive, all_gone, command, descendants, environment, hilum_words, quiet_environment, wait_for
 from tests.small_data import disc_dataset

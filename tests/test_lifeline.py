@@ -1,12 +1,12 @@
-"""orchestrator/training/liveness.py: two listening sockets stand for the head and the raylet; closed, they are gone."""
+"""orchestrator/training/ray_session.py: two sockets stand for the head and the raylet; closed, they are gone."""
 
 import socket
 import types
 
 import pytest
 
-from orchestrator.training import liveness
-from orchestrator.training.liveness import ClusterGone, Lifeline
+from orchestrator.training import ray_session
+from orchestrator.training.ray_session import ClusterGone, ClusterLiveness
 
 
 @pytest.fixture
@@ -25,13 +25,13 @@ def fake_ray(head: socket.socket, raylet: socket.socket):
 
 @pytest.mark.parametrize(("dead", "name"), [(0, "the head"), (1, "the raylet on this machine")])
 def test_silence_is_borne_for_a_while_and_then_a_sentence(places, dead, name, monkeypatch):
-    monkeypatch.setattr(liveness, "EVERY_SECONDS", 0.0)
+    monkeypatch.setattr(ray_session, "EVERY_SECONDS", 0.0)
     clock = [100.0]
-    monkeypatch.setattr(liveness.time, "monotonic", lambda: clock[0])
-    line = Lifeline(fake_ray(*places))
+    monkeypatch.setattr(ray_session.time, "monotonic", lambda: clock[0])
+    line = ClusterLiveness(fake_ray(*places))
     line.check()
     places[dead].close()
-    clock[0] += liveness.LIMIT_SECONDS
+    clock[0] += ray_session.LIMIT_SECONDS
     line.check()
     clock[0] += 1
     with pytest.raises(ClusterGone, match=f"{name} .* has not answered for 11 s.*give the same command"):
@@ -39,19 +39,19 @@ def test_silence_is_borne_for_a_while_and_then_a_sentence(places, dead, name, mo
 
 
 def test_an_answer_in_between_starts_the_clock_again(places, monkeypatch):
-    monkeypatch.setattr(liveness, "EVERY_SECONDS", 0.0)
+    monkeypatch.setattr(ray_session, "EVERY_SECONDS", 0.0)
     clock = [100.0]
-    monkeypatch.setattr(liveness.time, "monotonic", lambda: clock[0])
-    line = Lifeline(fake_ray(*places))
+    monkeypatch.setattr(ray_session.time, "monotonic", lambda: clock[0])
+    line = ClusterLiveness(fake_ray(*places))
     for _ in range(5):
-        clock[0] += liveness.LIMIT_SECONDS - 1
+        clock[0] += ray_session.LIMIT_SECONDS - 1
         line.check()
 
 
 def test_it_is_not_asked_at_every_turn(places, monkeypatch):
     asked = []
-    monkeypatch.setattr(liveness, "_listens", lambda place: asked.append(place) or True)
-    line = Lifeline(fake_ray(*places))
+    monkeypatch.setattr(ray_session, "_listens", lambda place: asked.append(place) or True)
+    line = ClusterLiveness(fake_ray(*places))
     for _ in range(5):
         line.check()
     assert len(asked) == 2

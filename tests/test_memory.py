@@ -1,4 +1,4 @@
-"""orchestrator/training/memory.py: estimates against measured trainings, and what must grow with what."""
+"""orchestrator/planning/memory.py: estimates against measured trainings, and what must grow with what."""
 
 import dataclasses
 import subprocess
@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from models.config import TrainConfig
-from orchestrator.training.memory import BACKBONES, BYTES_PER_FILM, MIB, cache_bytes, estimate
+from orchestrator.planning.memory import BACKBONES, BYTES_PER_FILM, MIB, cache_bytes, estimate
 from tests.conftest import PROJECT
 
 CPU = TrainConfig(device="cpu", precision="fp32")
@@ -66,6 +66,6 @@ def test_the_cache_is_a_byte_a_pixel():
 
 
 def test_the_driver_needs_no_torch_and_no_ray():
-    code = "import sys, orchestrator.training.memory, orchestrator.cluster.doctor; "
+    code = "import sys, orchestrator.planning.memory, orchestrator.cluster.doctor; "
     code += "sys.exit(bool({'torch', 'ray'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], cwd=PROJECT, timeout=120).returncode == 0

@@ -1,4 +1,4 @@
-"""orchestrator/training/config_repair.py: damaged files of a job are made again, or a sentence says what to do."""
+"""orchestrator/planning/config_repair.py: damaged files of a job are made again, or a sentence says what to do."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ import pytest
 from models.data.targets import Targets
 from models.files.layout import DatasetPaths, RunPaths, read_json, write_json
 from orchestrator.datasets.dataset import SEAL, load_dataset, manifest_hash
-from orchestrator.training.plan import TrainRequest, plan_run
+from orchestrator.planning.plan import TrainRequest, plan_run
 from tests.small_data import make_dataset
 
 DAMAGES = {

@@ -1,4 +1,4 @@
-"""orchestrator/training/plan.py: who is trained on what, decided and written before anything starts."""
+"""orchestrator/planning/plan.py: who is trained on what, decided and written before anything starts."""
 
 import dataclasses
 
@@ -12,7 +12,7 @@ from models.files.layout import DatasetPaths, RunPaths, read_json, write_json
 from models.training.cpu_features import cpu_precision
 from orchestrator.datasets.dataset import hash_file
 from orchestrator.datasets.labelled import usable_views
-from orchestrator.training.plan import TrainRequest, chosen_targets, plan_run, resolved_config
+from orchestrator.planning.plan import TrainRequest, chosen_targets, plan_run, resolved_config
 from pathologies.findings.catalog import CHEXPERT_TARGETS, load_catalog
 from pathologies.findings.policy import LabelPolicy
 from tests.small_data import SIZE, make_dataset, write_dataset
@@ -285,8 +285,8 @@ def test_a_folder_that_is_no_data_set(tmp_path):
 
 def test_device_and_precision_are_resolved_once_in_a_run(dataset, tmp_path):
     """On a machine with other flags the same command goes on with what the run began with."""
-    import orchestrator.training.job_config as job_config
-    import orchestrator.training.plan as plan
+    import orchestrator.planning.job_config as job_config
+    import orchestrator.planning.plan as plan
 
     request = TrainRequest(dataset=dataset, out=tmp_path / "run", targets=("pneumonia",))
     first = plan.plan_run(request, "cpu")[0]

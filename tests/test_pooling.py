@@ -13,8 +13,8 @@ from models.network.pooling import SHARPNESS, Pool
 from models.network.suitability import require_films
 from orchestrator.ensembling.build import EnsembleRequest, build_bundle
 from orchestrator.inference.bundle import load_bundle, self_test
-from orchestrator.training.backbones import require_films as require_films_elsewhere
-from orchestrator.training.memory import film_bytes
+from orchestrator.planning.backbones import require_films as require_films_elsewhere
+from orchestrator.planning.memory import film_bytes
 from tests.fake_run import QUICK
 from tests.small_data import make_dataset
 from tests.small_run import train_inline

@@ -17,9 +17,9 @@ from models.network.builder import build_network, initial_network, last_layers
 from models.network.suitability import require_films
 from orchestrator.ensembling.build import EnsembleRequest, build_bundle
 from orchestrator.inference.bundle import load_bundle, self_test
-from orchestrator.training.backbones import require_films as require_films_elsewhere
-from orchestrator.training.initial_weights import START
-from orchestrator.training.plan import TrainRequest, plan_run
+from orchestrator.planning.backbones import require_films as require_films_elsewhere
+from orchestrator.planning.initial_weights import START
+from orchestrator.planning.plan import TrainRequest, plan_run
 from tests.fake_run import QUICK
 from tests.small_data import make_dataset
 from tests.small_run import train_inline

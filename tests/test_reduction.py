@@ -1,4 +1,4 @@
-"""orchestrator/training/batch_backoff.py, retries.py: out of memory, half the batch goes on, or the outcome says
+"""orchestrator/planning/batch_backoff.py, retries.py: out of memory, half the batch goes on, or the outcome says
 what it needs.
 """
 
@@ -8,8 +8,8 @@ import torch
 import models.data.loading
 from models.config import TrainConfig
 from models.files.layout import RunPaths, read_json, read_json_lines
-from orchestrator.training.batch_backoff import as_wished, halve
-from orchestrator.training.plan import TrainRequest, plan_run
+from orchestrator.planning.batch_backoff import as_wished, halve
+from orchestrator.planning.plan import TrainRequest, plan_run
 from orchestrator.training.retries import MOST_INTERRUPTIONS, Retries
 from tests.small_data import make_dataset
 from tests.small_run import SETTINGS, train_inline

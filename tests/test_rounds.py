@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from models.config import TrainConfig
 from models.files.layout import RunPaths
-from orchestrator.training.last_round import whole_rounds
-from orchestrator.training.plan import Job
+from orchestrator.planning.plan import Job
+from orchestrator.training.schedule import whole_rounds
 
 
 def jobs(count: int, threads: int = 1) -> list[Job]:

@@ -11,8 +11,8 @@ import pytest
 from models.files.layout import RunPaths, TargetPaths, read_json, write_json
 from orchestrator.datasets.labelled import read_material
 from orchestrator.ensembling.build import finished_targets
-from orchestrator.training.plan import TrainRequest, plan_run
-from orchestrator.training.tuned_settings import read_tuned
+from orchestrator.planning.plan import TrainRequest, plan_run
+from orchestrator.planning.tuned_settings import read_tuned
 from orchestrator.tuning.study import SearchRequest, open_search
 from orchestrator.tuning.trials import (
     SearchPaths,

@@ -6,7 +6,7 @@ import pytest
 from models.data.targets import Targets
 from models.files.layout import RunPaths, read_json, read_json_lines, write_json
 from orchestrator.cli.app import app
-from orchestrator.training.plan import TrainRequest, plan_run
+from orchestrator.planning.plan import TrainRequest, plan_run
 from tests.small_data import disc_films, make_dataset, write_dataset
 from tests.small_run import SETTINGS, train_inline
 
@@ -97,7 +97,7 @@ def test_a_findings_own_training_settings_are_left_aside_and_told(dataset, tmp_p
     ],
 )
 def test_settings_of_single_networks_are_refused(dataset, tmp_path, request_, message, monkeypatch):
-    monkeypatch.setattr("orchestrator.training.plan.tuned_settings", lambda *_: {})
+    monkeypatch.setattr("orchestrator.planning.plan.tuned_settings", lambda *_: {})
     with pytest.raises(ValueError, match=message):
         plan(dataset, tmp_path, targets=PAIR, shared=True, **request_)
 

@@ -13,7 +13,7 @@ import pytest
 from models.config import TrainConfig
 from models.files.layout import TargetPaths, read_json, write_json
 from orchestrator.cluster.checks import Machine, slots
-from orchestrator.training.memory import Estimate, estimate
+from orchestrator.planning.memory import Estimate, estimate
 from orchestrator.training.private_ray import private_ray
 from orchestrator.training.resources import (
     capabilities,

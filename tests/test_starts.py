@@ -1,4 +1,4 @@
-"""orchestrator/training/initial_weights.py: starting weights that are not there, and others under the same path."""
+"""orchestrator/planning/initial_weights.py: starting weights that are not there, and others under the same path."""
 
 import dataclasses
 
@@ -6,8 +6,8 @@ import pytest
 
 from models.files.layout import RunPaths, read_json, write_json
 from orchestrator.datasets.dataset import hash_file
-from orchestrator.training.initial_weights import START
-from orchestrator.training.plan import TrainRequest, plan_run
+from orchestrator.planning.initial_weights import START
+from orchestrator.planning.plan import TrainRequest, plan_run
 from tests.small_data import make_dataset
 
 

@@ -1,4 +1,4 @@
-"""orchestrator/training/target_files.py: how often a training draws which film, in the trainer's own epochs of the
+"""orchestrator/planning/target_files.py: how often a training draws which film, in the trainer's own epochs of the
 planned files.
 """
 

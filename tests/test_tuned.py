@@ -5,7 +5,7 @@ import pytest
 from models.config import TrainConfig
 from models.files.layout import RunPaths, read_json
 from orchestrator.cli.app import app
-from orchestrator.training.tuned_settings import read_tuned, tuned_settings, write_tuned
+from orchestrator.planning.tuned_settings import read_tuned, tuned_settings, write_tuned
 from tests.small_data import make_dataset
 
 SETTINGS = {"learning_rate": 3.0000000000000004e-05, "batch_size": 16, "uncertain": "soft(0,0.3)", "image_size": None,

@@ -7,9 +7,9 @@ import pytest
 
 from models.config import TrainConfig
 from models.files.layout import RunPaths, TargetPaths, append_json_line, write_text
+from orchestrator.planning.plan import Job
 from orchestrator.training import monitor as watching
 from orchestrator.training.monitor import Watch
-from orchestrator.training.plan import Job
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""`targets.npz`: what a network learns from. Written by orchestrator.training.target_files, read by the trainer;
+"""`targets.npz`: what a network learns from. Written by orchestrator.planning.target_files, read by the trainer;
 numpy only.
 """
 

@@ -1,7 +1,7 @@
 """Does a backbone take the films that a configuration gives it? Asked before anything is trained.
 
 In: the settings and the side of the data set's films. Out: nothing, or an error in words. Called by
-orchestrator.training.backbones in a process of its own, since it loads torch and timm. Nothing is computed: the network
+orchestrator.planning.backbones in a process of its own, since it loads torch and timm. Nothing is computed: the network
 is built and asked on torch's `meta` device, which has shapes and no numbers.
 """
 

@@ -22,7 +22,7 @@ from orchestrator.cli import cluster as commands_cluster
 from orchestrator.cli import datasets, demo, evaluation, inference, training, tuning
 from orchestrator.cli.console import errors
 from orchestrator.cli.options import examples
-from orchestrator.training.liveness import ClusterGone
+from orchestrator.training.ray_session import ClusterGone
 from pathologies.errors import InputError
 
 

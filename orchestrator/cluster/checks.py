@@ -7,7 +7,7 @@ every sentence here is tested with made-up machines.
 from dataclasses import dataclass, field
 from typing import Any
 
-from orchestrator.training.memory import Estimate
+from orchestrator.planning.memory import Estimate
 
 GIB = 2**30
 MEMORY_SHARE = 0.95  # of a node's memory: above it Ray's monitor kills the newest process

@@ -18,12 +18,12 @@ from orchestrator.cluster.checks import Check, Machine, Wish, judge, slots
 from orchestrator.cluster.driver_checks import judge_connection
 from orchestrator.cluster.probes import missing_folders, remove_probes
 from orchestrator.datasets.labelled import read_material, usable_views
+from orchestrator.planning.backbones import require_films
+from orchestrator.planning.memory import Estimate, estimate
+from orchestrator.planning.plan import chosen_targets, resolved_config
 from orchestrator.storage.object_store import is_remote
 from orchestrator.storage.staging import address
-from orchestrator.training.backbones import require_films
 from orchestrator.training.environment import process_environment
-from orchestrator.training.memory import Estimate, estimate
-from orchestrator.training.plan import chosen_targets, resolved_config
 from orchestrator.training.ray_session import connected, own_cluster
 from orchestrator.training.resources import AUTO, cluster_precision, gpu_share
 from orchestrator.training.schedule import effort, trained_films

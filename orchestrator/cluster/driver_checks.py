@@ -11,8 +11,8 @@ from types import ModuleType
 
 from orchestrator.cluster.checks import Check
 from orchestrator.code_package import survey
+from orchestrator.ray_address import own_cluster
 from orchestrator.training import socket_probe
-from orchestrator.training.ray_session import own_cluster
 
 DEFAULT_TOKEN = Path.home() / ".ray" / "auth_token"  # where Ray looks for that of a cluster
 

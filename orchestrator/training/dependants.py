@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from models.files.layout import write_json
-from orchestrator.training.job_config import Job
+from orchestrator.planning.job_config import Job
 
 
 class Dependants:

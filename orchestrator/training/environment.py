@@ -7,7 +7,7 @@ the search and the doctor; the benchmarks give the same to what they compare wit
 from collections.abc import Mapping
 
 from models.config import TrainConfig
-from orchestrator.training.memory import film_bytes
+from orchestrator.planning.memory import film_bytes
 
 # A training step asks for the same large blocks again and again, and glibc's malloc hands them back to the system as
 # soon as the top of its heap is free: each step then begins with thousands of pages to be cleared. Here what was freed

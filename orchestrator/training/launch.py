@@ -19,21 +19,26 @@ from typing import Any
 
 from models.files.layout import DatasetPaths, append_json_line, read_json, write_json
 from models.files.retry import Retry
+from orchestrator.planning.heads import plan_jobs
+from orchestrator.planning.memory import estimate
+from orchestrator.planning.plan import Job, TrainRequest
+from orchestrator.ray_address import own_cluster
 from orchestrator.storage.object_store import is_remote
 from orchestrator.storage.scratch import locked_alone
 from orchestrator.storage.workspace import DrivenRun
 from orchestrator.training.dependants import Dependants, sources_first
 from orchestrator.training.environment import process_environment
-from orchestrator.training.heads import plan_jobs
-from orchestrator.training.last_round import whole_rounds
-from orchestrator.training.liveness import Lifeline
-from orchestrator.training.memory import estimate
 from orchestrator.training.monitor import Watch
-from orchestrator.training.plan import Job, TrainRequest
-from orchestrator.training.ray_session import ask_to_end, connected, end_tasks, own_cluster, require_room
+from orchestrator.training.ray_session import (
+    ClusterLiveness,
+    ask_to_end,
+    connected,
+    end_tasks,
+    require_room,
+)
 from orchestrator.training.resources import cluster_precision, definite_share, memory_request
 from orchestrator.training.retries import INTERRUPTED, Retries
-from orchestrator.training.schedule import longest_first
+from orchestrator.training.schedule import longest_first, whole_rounds
 from orchestrator.training.worker import train_in_worker
 
 log = logging.getLogger(__name__)
@@ -162,7 +167,7 @@ def _follow(
     dependants: Dependants | None = None,
 ) -> None:
     """Wait for all, passing on what their files tell meanwhile; start what goes on from one that has ended."""
-    lifeline, retries, dependants = Lifeline(ray), Retries(), dependants or Dependants()
+    lifeline, retries, dependants = ClusterLiveness(ray), Retries(), dependants or Dependants()
     while running:
         lifeline.check()
         ready, _ = ray.wait(list(running), num_returns=len(running), timeout=POLL_SECONDS)

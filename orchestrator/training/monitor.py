@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from models.files.layout import parse_json_lines
-from orchestrator.training.plan import Job
+from orchestrator.planning.plan import Job
 
 
 class Watch:

@@ -8,9 +8,11 @@ import contextlib
 import logging
 import os
 import signal
+import socket
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
@@ -18,11 +20,16 @@ from typing import Any
 
 from models.process.signals import end_as_by_ctrl_c
 from orchestrator.code_package import CHECKOUT, pack, survey
-from orchestrator.training.liveness import ClusterGone
+from orchestrator.ray_address import LOCAL, own_cluster, wanted_address
 from orchestrator.training.private_ray import environment, private_ray
 from pathologies.errors import InputError
 
 log = logging.getLogger(__name__)
+LIMIT_SECONDS = (
+    10.0  # of silence of the cluster: longer than a head takes that is restarted with its memory kept elsewhere
+)
+EVERY_SECONDS = 2.0
+ANSWER_SECONDS = 3.0
 
 # Measured reasons: workers run at nice 15 otherwise; `uv run` would start every worker through uv; a task that the
 # memory monitor kills would be retried for ever; workers started in advance lack our tasks' environment and are never
@@ -55,7 +62,6 @@ OWN_SETTINGS: Mapping[str, str] = {
 UNWANTED = ("start_api_server", "start_monitor", "start_log_monitor")
 WORKER_START = Path(__file__).with_name("ray_worker_start.py").resolve()
 JOB_MARK = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # set by Ray for the command of a submitted job
-LOCAL = "local"
 OBJECT_STORE_BYTES = 128 * 2**20  # pixels travel through the page cache, so Ray's own store stays small
 
 
@@ -65,7 +71,7 @@ def connected(address: str | None = None) -> Iterator[ModuleType]:
 
     One of our own can be reached by nobody else (see `private_ray.py`); the environment is afterwards as it was before.
     """
-    wanted, own = _wanted(address), own_cluster(address)
+    wanted, own = wanted_address(address), own_cluster(address)
     running = sys.modules.get("ray")
     if running and running.is_initialized():
         yield running
@@ -97,15 +103,6 @@ def _started(ray: ModuleType, wanted: str) -> Iterator[None]:
         if not gone:
             with contextlib.redirect_stdout(sys.stderr), _uninterrupted():
                 ray.shutdown()
-
-
-def own_cluster(address: str | None) -> bool:
-    """Whether Ray is started here, for one command alone."""
-    return _wanted(address) == LOCAL
-
-
-def _wanted(address: str | None) -> str:
-    return address or os.environ.get("RAY_ADDRESS") or LOCAL
 
 
 @contextlib.contextmanager
@@ -205,3 +202,44 @@ def require_room(ray: ModuleType, cpus: float, gpus: float) -> None:
         f"A target asks for {cpus:g} CPUs and {gpus:g} GPUs, and no node has that. Nodes: {offered}. "
         "Lower --set threads=... or --gpus-per-target."
     )
+
+
+class ClusterGone(ConnectionError):
+    """The head, or this machine's raylet, is dead. Nothing that was submitted can be followed any more."""
+
+
+class ClusterLiveness:
+    """Whether somebody listens where the head and this driver's raylet did: no call of Ray's returns without them."""
+
+    def __init__(self, ray: ModuleType) -> None:
+        context = ray.get_runtime_context()
+        node = next(one for one in ray.nodes() if one["NodeID"] == context.get_node_id())
+        host, _, port = context.gcs_address.rpartition(":")
+        self.places = {
+            "the head": (host, int(port)),
+            "the raylet on this machine": (node["NodeManagerAddress"], int(node["NodeManagerPort"])),
+        }
+        self.seen = dict.fromkeys(self.places, time.monotonic())
+        self.checked = 0.0
+
+    def check(self) -> None:
+        """Errors: ClusterGone once one of the two has been silent for too long."""
+        if time.monotonic() - self.checked < EVERY_SECONDS:
+            return
+        for name, place in self.places.items():
+            if _listens(place):
+                self.seen[name] = time.monotonic()
+            silent = time.monotonic() - self.seen[name]
+            if silent > LIMIT_SECONDS:
+                raise ClusterGone(
+                    f"The Ray cluster is gone: {name} ({place[0]}:{place[1]}) has not answered for {silent:.0f} s. "
+                    "What was finished is kept. Start the cluster again and give the same command: it goes on from "
+                    "the checkpoints."
+                )
+        self.checked = time.monotonic()
+
+
+def _listens(place: tuple[str, int]) -> bool:
+    with contextlib.suppress(OSError), socket.create_connection(place, timeout=ANSWER_SECONDS):
+        return True
+    return False

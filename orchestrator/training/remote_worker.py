@@ -29,7 +29,7 @@ from orchestrator.storage.staging import staged_dataset
 log = logging.getLogger(__name__)
 LOOK_SECONDS = 0.5  # how often the folder is looked at
 NEWEST_SECONDS = 30.0  # how often the storage is asked whether a newer attempt has begun
-BRANCH = "branch"  # key of config.json, as in orchestrator.training.target_files, which loads tables
+BRANCH = "branch"  # key of config.json, as in orchestrator.planning.target_files, which loads tables
 LAST_PATIENCE = 1800.0  # seconds in which the results have to arrive; then the process ends without
 OUTCOME = TargetPaths(Path()).outcome.name
 INPUTS = (TargetPaths(Path()).config.name, TargetPaths(Path()).targets.name)

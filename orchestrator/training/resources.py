@@ -14,7 +14,7 @@ from models.config import TrainConfig
 from models.data.cache import DEVICE_SHARE
 from models.files.layout import DatasetPaths, read_json
 from models.training.cpu_features import card_precision
-from orchestrator.training.memory import Estimate, cache_bytes, estimate
+from orchestrator.planning.memory import Estimate, cache_bytes, estimate
 from pathologies.errors import InputError
 
 AUTO = "auto"

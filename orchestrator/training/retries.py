@@ -10,8 +10,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from models.files.layout import read_json, write_json
-from orchestrator.training.batch_backoff import REDUCED, halve, what_it_needs
-from orchestrator.training.plan import Job
+from orchestrator.planning.batch_backoff import REDUCED, halve, what_it_needs
+from orchestrator.planning.plan import Job
 
 INTERRUPTED = "interrupted"  # asked to end, with its checkpoint written and, unless it always is, no outcome
 MOST_INTERRUPTIONS = 100  # of one job in one command: each costs a step at most

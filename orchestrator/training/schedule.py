@@ -5,15 +5,19 @@ looked at counts a third), and the jobs of a run, longest first. The order matte
 training that starts last keeps one slot busy while the others are idle.
 """
 
+import dataclasses
+import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from models.config import TrainConfig
 from models.data.targets import Targets
 from models.files.layout import read_json, read_json_lines
-from orchestrator.training.memory import film_bytes
-from orchestrator.training.plan import Job
+from orchestrator.planning.memory import film_bytes
+from orchestrator.planning.plan import Job
 
+STEPS = 10_000  # Ray counts in ten-thousandths of a CPU
 FORWARD_SHARE = 1 / 3  # of a training step's time: the backward pass costs about twice the forward pass
 
 
@@ -75,3 +79,24 @@ def _films(job: Job) -> tuple[int, int, int]:
     targets = Targets.load(job.paths.targets)
     train, select = targets.epoch_films, len(targets.usable("select"))
     return max(train, 1), select, len(targets.row) - len(targets.all_of("train"))
+
+
+def whole_rounds(jobs: Sequence[Job], nodes: Sequence[Mapping[str, Any]], gpus: float) -> list[Job]:
+    """Where the last of several rounds would leave cores idle, its trainings and those of the round before share.
+
+    Five trainings on two cores would take three rounds, with one core idle in the third; with the last three at a
+    time they take two and a half. Threads, and so the bytes of the weights, stay what they are: the system's scheduler
+    shares the cores. Only for trainings alike on the CPUs of one node that nobody else uses; memory is Ray's to count,
+    as before.
+    """
+    alive = [node["Resources"] for node in nodes if node["Alive"]]
+    threads = {job.config.threads * job.config.ranks for job in jobs}
+    if gpus or len(alive) != 1 or len(threads) != 1:
+        return list(jobs)
+    each = threads.pop()
+    slots = int(alive[0].get("CPU", 0) // each)
+    if not slots or len(jobs) <= slots or not len(jobs) % slots:
+        return list(jobs)
+    at_once = slots + len(jobs) % slots
+    share = math.floor(STEPS * each * slots / at_once) / STEPS
+    return [*jobs[:-at_once], *(dataclasses.replace(job, cpus=share) for job in jobs[-at_once:])]

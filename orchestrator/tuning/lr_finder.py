@@ -15,9 +15,9 @@ from models.process.job import open_task
 from models.training.device import available_device
 from models.training.lr_range_test import PASSES, Ramp, RangeTest, run_range_test
 from orchestrator.datasets.labelled import read_material
+from orchestrator.planning.backbones import require_films
+from orchestrator.planning.plan import Job, chosen_targets, resolved_config, write_job
 from orchestrator.plotting import BLUE, GREY, ORANGE, STYLE, pyplot, save_figure
-from orchestrator.training.backbones import require_films
-from orchestrator.training.plan import Job, chosen_targets, resolved_config, write_job
 from pathologies.errors import InputError
 
 BY_HEART = 0.05  # of the first loss

@@ -16,10 +16,10 @@ from models.files.layout import RunPaths, TargetPaths, read_json, write_json
 from models.training.selection import SelectionRule, selection_rule
 from orchestrator.datasets.dataset import SAME_DATA
 from orchestrator.datasets.labelled import Material, usable_views
+from orchestrator.planning.backbones import require_films
+from orchestrator.planning.plan import Job, resolved_config, write_job
+from orchestrator.ray_address import own_cluster
 from orchestrator.storage.workspace import Workspace
-from orchestrator.training.backbones import require_films
-from orchestrator.training.plan import Job, resolved_config, write_job
-from orchestrator.training.ray_session import own_cluster
 from orchestrator.tuning.space import Dimension, Told, propose, space_for
 from orchestrator.tuning.trials import (
     STOPPED,

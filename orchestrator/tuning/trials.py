@@ -16,7 +16,7 @@ from typing import Any
 
 from models.config import TrainConfig
 from models.files.layout import TEMPORARY_PREFIX, RunPaths, TargetPaths, read_json, remove_folder, write_json
-from orchestrator.training.plan import Job
+from orchestrator.planning.plan import Job
 from orchestrator.tuning.trial_worker import best_so_far, epochs_of
 from pathologies.errors import InputError
 

@@ -10,12 +10,12 @@ from typing import Any
 
 from models.files.layout import read_json
 from orchestrator.datasets.labelled import Material, read_material
+from orchestrator.planning.plan import chosen_targets, require_same_data, write_plan
+from orchestrator.planning.tuned_settings import write_tuned
 from orchestrator.storage.workspace import DrivenRun
 from orchestrator.training.launch import OnEvent, cluster_device, exclusive, inline_card, inline_device, record
-from orchestrator.training.plan import chosen_targets, require_same_data, write_plan
 from orchestrator.training.ray_session import connected, end_tasks, require_room
 from orchestrator.training.resources import cluster_precision
-from orchestrator.training.tuned_settings import write_tuned
 from orchestrator.tuning.study import Search, SearchRequest, open_search
 from orchestrator.tuning.trials import SearchPaths, adopt_trials, ranked, read_trials
 from pathologies.errors import InputError

@@ -15,16 +15,16 @@ from models.config import RECIPE_VERSION, TrainConfig, build_config
 from models.files.layout import TargetPaths, read_json
 from models.training.cpu_features import cpu_precision
 from orchestrator.datasets.dataset import SAME_DATA, Dataset
+from orchestrator.planning.backbones import require_backbone
+from orchestrator.planning.batch_backoff import as_wished
+from orchestrator.planning.changed_settings import is_finished
+from orchestrator.planning.config_repair import is_damaged
+from orchestrator.planning.initial_weights import start_entry, start_note
+from orchestrator.planning.multilabel import SharedTask
+from orchestrator.planning.recipe import SCRATCH
+from orchestrator.planning.shared_start import Branch
+from orchestrator.planning.target_files import FOLD
 from orchestrator.storage.workspace import Workspace
-from orchestrator.training.backbones import require_backbone
-from orchestrator.training.batch_backoff import as_wished
-from orchestrator.training.changed_settings import is_finished
-from orchestrator.training.config_repair import is_damaged
-from orchestrator.training.initial_weights import start_entry, start_note
-from orchestrator.training.multilabel import SharedTask
-from orchestrator.training.recipe import SCRATCH
-from orchestrator.training.shared_start import Branch
-from orchestrator.training.target_files import FOLD
 from pathologies.errors import InputError
 from pathologies.findings.pathology import Pathology
 from pathologies.findings.policy import LabelPolicy

@@ -17,17 +17,21 @@ from models.files.layout import RunPaths, TargetPaths, read_json, remove_folder,
 from orchestrator.datasets.dataset import SAME_DATA, Dataset, differing
 from orchestrator.datasets.folds import fold_of_films
 from orchestrator.datasets.labelled import Material, read_material
-from orchestrator.storage.staging import address
-from orchestrator.storage.workspace import DrivenRun
-from orchestrator.training.backbones import require_backbone, require_films
-from orchestrator.training.batch_backoff import as_reduced
-from orchestrator.training.changed_settings import Change, changed_settings, has_learnt, is_finished, refuse_changes
-from orchestrator.training.config_repair import config_again, is_damaged, read_planned, targets_are_whole
-from orchestrator.training.initial_weights import require_others, require_start
-from orchestrator.training.job_config import Job, TrainRequest, as_before, definite, job_payload, resolved_config
-from orchestrator.training.multilabel import SHARED, shared_task
-from orchestrator.training.ray_session import own_cluster
-from orchestrator.training.recipe import (
+from orchestrator.planning.backbones import require_backbone, require_films
+from orchestrator.planning.batch_backoff import as_reduced
+from orchestrator.planning.changed_settings import Change, changed_settings, has_learnt, is_finished, refuse_changes
+from orchestrator.planning.config_repair import config_again, is_damaged, read_planned, targets_are_whole
+from orchestrator.planning.initial_weights import require_others, require_start
+from orchestrator.planning.job_config import (
+    Job,
+    TrainRequest,
+    as_before,
+    definite,
+    job_payload,
+    resolved_config,
+)
+from orchestrator.planning.multilabel import SHARED, shared_task
+from orchestrator.planning.recipe import (
     DECIDE,
     DECIDE_FOLDS,
     KEY,
@@ -37,7 +41,7 @@ from orchestrator.training.recipe import (
     decided_recipe,
     write_folds,
 )
-from orchestrator.training.shared_start import (
+from orchestrator.planning.shared_start import (
     LAST,
     Branch,
     branched,
@@ -46,8 +50,11 @@ from orchestrator.training.shared_start import (
     shared_settings,
     why_not,
 )
-from orchestrator.training.target_files import write_targets
-from orchestrator.training.tuned_settings import tuned_settings
+from orchestrator.planning.target_files import write_targets
+from orchestrator.planning.tuned_settings import tuned_settings
+from orchestrator.ray_address import own_cluster
+from orchestrator.storage.staging import address
+from orchestrator.storage.workspace import DrivenRun
 from pathologies.errors import InputError
 from pathologies.findings.catalog import CHEXPERT_TARGETS, find_pathology
 from pathologies.findings.pathology import Pathology

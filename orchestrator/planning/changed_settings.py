@@ -10,10 +10,10 @@ from typing import Any
 
 from models.config import UPKEEP, TrainConfig, difference
 from models.files.layout import TargetPaths, read_json
+from orchestrator.planning.batch_backoff import REDUCED, as_wished
+from orchestrator.planning.initial_weights import comparable
+from orchestrator.planning.target_files import BRANCH
 from orchestrator.storage.workspace import DrivenRun
-from orchestrator.training.batch_backoff import REDUCED, as_wished
-from orchestrator.training.initial_weights import comparable
-from orchestrator.training.target_files import BRANCH
 from pathologies.errors import InputError
 
 LEARNT = (".ckpt", ".safetensors")  # what costs hours to make again

@@ -16,12 +16,12 @@ from typing import Any
 from models.config import TrainConfig
 from models.files.layout import read_json
 from orchestrator.datasets.labelled import Material
+from orchestrator.planning.changed_settings import has_learnt, is_finished
+from orchestrator.planning.initial_weights import START
+from orchestrator.planning.multilabel import SharedTask
+from orchestrator.planning.recipe import chooses_epochs
+from orchestrator.planning.target_files import BRANCH
 from orchestrator.storage.workspace import DrivenRun
-from orchestrator.training.changed_settings import has_learnt, is_finished
-from orchestrator.training.initial_weights import START
-from orchestrator.training.multilabel import SharedTask
-from orchestrator.training.recipe import chooses_epochs
-from orchestrator.training.target_files import BRANCH
 from pathologies.errors import InputError
 from pathologies.findings.catalog import CHEXPERT_TARGETS
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from models.config import TrainConfig
 from orchestrator.datasets.labelled import Material, usable_views
-from orchestrator.training.target_files import job_parts, taught_column
+from orchestrator.planning.target_files import job_parts, taught_column
 from pathologies.errors import InputError
 from pathologies.findings.policy import LabelPolicy
 

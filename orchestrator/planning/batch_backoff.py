@@ -11,7 +11,7 @@ from typing import Any
 
 from models.config import TrainConfig
 from models.files.layout import TargetPaths, read_json, write_json
-from orchestrator.training.memory import MIB, estimate
+from orchestrator.planning.memory import MIB, estimate
 
 REDUCED = "reduced_from"  # key of config.json
 FIELDS = ("batch_size", "accumulate")

@@ -18,11 +18,11 @@ from models.data.features import complete_features, read_description
 from models.files.layout import FeaturePaths, publishing
 from orchestrator.datasets.dataset import hash_file
 from orchestrator.datasets.labelled import Material
+from orchestrator.planning.job_config import Job, TrainRequest
+from orchestrator.planning.memory import BASE_BYTES
+from orchestrator.planning.plan import plan_run
+from orchestrator.planning.recipe import Recipe
 from orchestrator.storage.workspace import DrivenRun
-from orchestrator.training.job_config import Job, TrainRequest
-from orchestrator.training.memory import BASE_BYTES
-from orchestrator.training.plan import plan_run
-from orchestrator.training.recipe import Recipe
 from pathologies.errors import InputError
 from pathologies.findings.catalog import Pathology
 from pathologies.labels.resolution import LabelPolicy
