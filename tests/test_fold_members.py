@@ -125,7 +125,7 @@ def test_without_folds_a_bundle_has_the_format_that_every_hilum_reads(tmp_path, 
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda one: one.update(format="hilum-bundle/1"), "groups of models, which 'hilum-bundle/1' does not know"),
+        (lambda one: one.update(format="hilum-bundle/1"), "groups of models or heads, which 'hilum-bundle/1'"),
         (lambda one: one["findings"]["edema"]["models"][1].update(group=-1), "group is -1, not a whole number"),
         (lambda one: one["findings"]["edema"]["models"][1].update(group=1), "models of group 1 are of two kinds"),
         (lambda one: one["findings"]["edema"]["models"][1].update(copies=True), "models of group 0 are of two kinds"),

@@ -24,8 +24,8 @@ from orchestrator.planning.plan import plan_run
 from orchestrator.planning.recipe import Recipe
 from orchestrator.storage.workspace import DrivenRun
 from pathologies.errors import InputError
-from pathologies.findings.catalog import Pathology
-from pathologies.labels.resolution import LabelPolicy
+from pathologies.findings.pathology import Pathology
+from pathologies.findings.policy import LabelPolicy
 
 # Settings that mean something for a head; of a finding's [training] table the others are passed over.
 TAKEN = ("views", "positive_weight", "seed", "threads", "watchdog_minutes", "storage_minutes", "uncertain", "blank")
