@@ -33,9 +33,9 @@ from orchestrator.datasets.request import PrepareRequest
 from orchestrator.ensembling.build import run_material
 from orchestrator.ensembling.logit_tables import mean_logits
 from orchestrator.ensembling.members import finished_targets
-from orchestrator.evaluation.compare_runs import BLEND, against_the_better, problem_of, signed
+from orchestrator.evaluation.compare_runs import BLEND, against_the_better, problem_of
 from orchestrator.evaluation.training_cost import Cost, cost_of
-from orchestrator.formatting import aligned
+from orchestrator.formatting import aligned, signed
 from orchestrator.planning.plan import TrainRequest
 from orchestrator.training.launch import train_run
 
@@ -237,7 +237,7 @@ def table(rows: list[Row]) -> tuple[list[str], list[list[str]]]:
     lines = []
     for row in rows:
         areas = [f"{row.auc[way]:.3f}" for way in (*KINDS, BLEND)]
-        gaps = signed(row.gap), signed(row.blend_gap), row.problem or ("WORSE" if row.failed else "")
+        gaps = signed(**row.gap.bounds), signed(**row.blend_gap.bounds), row.problem or ("WORSE" if row.failed else "")
         lines.append([row.slug, str(row.positives), str(row.negatives), *areas, *gaps])
     return titles, lines
 

@@ -36,7 +36,7 @@ def prices(**seconds: float) -> dict[str, real.Price]:
     return {way: real.Price(seconds=one, choosing=0.0, peak=1.0, torn=False) for way, one in seconds.items()}
 
 
-CHEAP = prices(default=100.0, warm=50.0, plain=20.0)
+CHEAP = prices(default=300.0, scratch=100.0, warm=50.0, plain=20.0)
 
 
 def test_a_default_that_is_clearly_better_reaches_every_figure():
@@ -49,7 +49,7 @@ def test_a_default_that_is_clearly_better_reaches_every_figure():
 
 def test_every_figure_that_is_missed_is_named():
     rows = real.judge(answers({"default": 3.0, "warm": 3.0, "plain": 0.5}), WAYS)
-    faults = real.faults_of(rows, prices(default=100.0, warm=61.0, plain=20.0))
+    faults = real.faults_of(rows, prices(default=300.0, scratch=100.0, warm=61.0, plain=20.0))
     assert sum("default behind plain" in one for one in faults) == len(real.TARGETS)
     for words in ("default minus plain", "pneumonia", "warm behind plain", "0.61 of the processor time"):
         assert any(words in one for one in faults), words
@@ -62,7 +62,10 @@ def test_a_default_as_good_as_the_rival_is_not_enough():
 
 def test_a_way_that_was_not_measured_is_not_reached():
     rows = real.judge(answers({"default": 0.8, "plain": 1.2}), ("default", "plain"))
-    assert real.faults_of(rows, prices(default=1.0, plain=1.0)) == ["warm: not measured"]
+    assert real.faults_of(rows, prices(default=1.0, plain=1.0)) == [
+        "scratch: not measured",
+        "warm: not measured",
+    ]
 
 
 def test_the_scale_of_the_answers_from_fold_to_fold_plays_no_part():

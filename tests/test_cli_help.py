@@ -17,7 +17,7 @@ from tests.conftest import PROJECT
 ROOT = typer.main.get_command(app)
 GROUPS = {
     "Start": ["demo"],
-    "Data": ["phantom", "prepare", "merge", "labels", "split"],
+    "Data": ["phantom", "prepare", "merge", "labels", "split", "embed"],
     "Train": ["train", "ensemble", "settings", "tune", "lr-find"],
     "Judge": ["evaluate", "compare"],
     "Use": ["predict", "adapt"],
