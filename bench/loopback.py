@@ -1,7 +1,7 @@
 """A Ray cluster on this machine whose parts can be killed: a head without CPUs for trainings, and worker raylets.
 
 In: how many workers with how many CPUs. Out: an address, and the parts to kill and to mend. Called by bench.chaos and
-tests/test_faults_ray.py. Every process carries a mark in its environment, so that none outlives the block, whoever its
+`test_faults_ray.py`. Every process carries a mark in its environment, so that none outlives the block, whoever its
 parent is by then.
 """
 

@@ -1,7 +1,7 @@
 """What commands have in common: the groups of `hilum --help`, the examples that end each help, options.
 
 In: a group and example commands, as words after `hilum`. Out: what typer wants of them. Called by every file of
-commands when it registers them. The examples work on what `hilum demo` makes; tests/test_cli_help.py runs them.
+commands when it registers them. The examples work on what `hilum demo` makes; a test runs them.
 """
 
 from pathlib import Path

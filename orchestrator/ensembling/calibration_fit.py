@@ -9,7 +9,7 @@ networks, which is a little better and has less spread. What the networks shift 
 folds and taken off before (`align_folds`). What is left: the slope of the mean is 1 / (r + (1 - r) / K) of what it
 should be, r being how well two networks agree among films of a class: its probabilities are too careful. On nih-sample
 (five findings, three folds of the data, small ResNets) two networks' logits correlated by .90 for K=5 and .86 for K=3,
-and the slope was 1.08 and 1.14 times that of a single network. In a simulation (tests/test_fold_calibration.py) that
+and the slope was 1.08 and 1.14 times that of a single network. In a simulation (`test_fold_calibration.py`) that
 costs .002 to .004 of log loss at an agreement of .91 to .84, the ECE stays below .03, and the conformal zones cover one
 or two points more than they promise. It is left so: which films tell how well the networks agree? Only such as none
 of them has learned from, and those are the test films. The error is on the careful side, and `adapt` undoes it, as
