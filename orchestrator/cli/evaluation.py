@@ -45,7 +45,7 @@ def register(app: typer.Typer) -> None:
         evaluate
     )
     app.command(
-        **shown(JUDGE, "compare demo/run demo/run-2", "compare demo/run demo/run --use-a single --use-b shared")
+        **shown(JUDGE, "compare demo/run demo/run-2", "compare demo/run-2 demo/run-2 --use-a single --use-b shared")
     )(compare)
 
 
